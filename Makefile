@@ -1,0 +1,47 @@
+# Every target sets up what it needs first (deploy/setup), so each of them works in a fresh clone.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench crash vectors lock clean run-ready test-ready
+BIN := .venv/bin
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: run-ready ## watch an answer survive a killed broker and a dropped reader
+	@$(BIN)/streamfold demo
+
+test: check ## check, then run all tests
+	$(BIN)/pytest
+
+check: test-ready ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+vectors: test-ready ## fold every vector file found in DIR and compare
+	@test -n "$(DIR)" || { echo 'usage: make vectors DIR=folder-of-vectors' >&2; exit 2; }
+	@$(BIN)/python -m tests.vectors $(DIR)
+
+bench: test-ready ## measure; every number beside a floor from the same run
+	@$(BIN)/python -m benchmarks
+
+crash: test-ready ## kill the broker KILLS times (default 1000) and audit what is left
+	$(BIN)/pytest tests/faults --kills $(or $(KILLS),1000)
+
+# The newest versions that pyproject.toml allows, with their hashes; the second lock agrees with the first.
+UV := .cache/uv/bin/uv
+COMPILE = $(UV) pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url
+lock: run-ready ## renew both locks from pyproject.toml
+	@test -x $(UV) || { $(BIN)/python -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==0.13.8; }
+	$(COMPILE) --group build --output-file requirements.lock
+	$(COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove everything that was made here
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist tests/conformance/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+run-ready:
+	@deploy/setup
+
+test-ready:
+	@deploy/setup --test
