@@ -1,0 +1,185 @@
+"""A real broker in a process of its own, for the tests that kill it and for those that speak to it from outside."""
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import socket
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+HOST = "127.0.0.1"
+START_WAIT_S_MAX = 20.0
+# Longer than the broker's own drain, so that what is seen here is its exit and not our impatience.
+STOP_WAIT_S_MAX = 30.0
+HEALTH_POLL_S = 0.02
+LOG_SHOWN_BYTES_MAX = 20_000
+
+
+class BrokerFailedError(Exception):
+    """The broker did not do what was asked within its bound; the text carries the end of its log."""
+
+
+class Broker:
+    """`streamfold serve` on a data folder and a port that stay the same over any number of lives.
+
+    `start` returns when `GET /health` answers 200. `kill` is SIGKILL, `stop` is SIGTERM. Leaving the context kills what
+    still runs and, if it is left by an exception, prints the end of the broker's log for the test report.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        engine: str = "sqlite",
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.engine = engine
+        self.port = free_port() if port is None else port
+        self.env = dict(env or {})
+        self.log_path = data_dir.with_name(f"{data_dir.name}.log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.kill()
+        if error_type is not None:
+            print(f"--- log of the broker at {self.url}\n{self.log_text()}")
+
+    async def start(self) -> None:
+        """Start a process and wait until it is healthy.
+
+        Raises BrokerFailedError if it exits or is not healthy within START_WAIT_S_MAX; it is then not running.
+        """
+        if self.is_running:
+            raise BrokerFailedError(f"the broker at {self.url} runs already")
+        self._spawn()
+        try:
+            await self._wait_until_healthy()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.kill()
+            raise
+
+    async def kill(self) -> None:
+        """End the process with SIGKILL, as a crash would; nothing if it does not run."""
+        if self._process is None:
+            return
+        self._process.kill()
+        await self._wait_for_exit()
+
+    async def restart(self) -> None:
+        """Kill, then start on the same folder and port."""
+        await self.kill()
+        await self.start()
+
+    async def stop(self) -> int:
+        """Ask it to drain with SIGTERM; its exit status.
+
+        Raises BrokerFailedError if it has not left within STOP_WAIT_S_MAX; it is then killed.
+        """
+        self._running().send_signal(signal.SIGTERM)
+        return await self._wait_for_exit()
+
+    def log_text(self) -> str:
+        """The end of what all its lives have printed."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.log_path.read_bytes()[-LOG_SHOWN_BYTES_MAX:].decode(errors="replace")
+        return ""
+
+    def _spawn(self) -> None:
+        environment = {**os.environ, **self.env}
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    def _command(self) -> list[str]:
+        program = Path(sysconfig.get_path("scripts"), "streamfold")
+        where = ["--host", HOST, "--port", str(self.port), "--data-dir", str(self.data_dir)]
+        return [str(program), "serve", *where, "--engine", self.engine]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise BrokerFailedError(f"the broker at {self.url} does not run")
+        return self._process
+
+    async def _wait_until_healthy(self) -> None:
+        with anyio.move_on_after(START_WAIT_S_MAX):
+            while self.is_running:
+                if await anyio.to_thread.run_sync(is_healthy, self.port):
+                    return
+                await anyio.sleep(HEALTH_POLL_S)
+            status = self._running().returncode
+            raise BrokerFailedError(f"the broker left with exit status {status}\n{self.log_text()}")
+        raise BrokerFailedError(f"the broker was not healthy within {START_WAIT_S_MAX} s\n{self.log_text()}")
+
+    async def _wait_for_exit(self) -> int:
+        process = self._running()
+        try:
+            status = await anyio.to_thread.run_sync(process.wait, STOP_WAIT_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise BrokerFailedError(f"the broker did not leave within {STOP_WAIT_S_MAX} s\n{self.log_text()}") from None
+        finally:
+            self._process = None
+        return status
+
+
+def is_healthy(port: int) -> bool:
+    """Whether `GET /health` on this port answers 200 at once."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=1.0)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """A port that nobody listens on, from below those that the kernel gives to outgoing connections.
+
+    A client that keeps knocking on a dead broker's port would otherwise be given that very port as its own one day, and
+    be connected to itself: the restarted broker then finds the address in use.
+    """
+    chance = random.SystemRandom()
+    for _ in range(100):
+        port = chance.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise BrokerFailedError("no free port found")

@@ -1,0 +1,43 @@
+"""The promises of pyproject.toml and of the locks."""
+
+import re
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "tests/conformance/package-lock.json")
+CLIENTS = {"anyio", "click", "httpx", "httpx-sse", "msgspec", "stamina"}
+
+
+def requirements() -> list[Requirement]:
+    return [Requirement(text) for text in requires("streamfold") or []]
+
+
+def test_clients_alone_pull_no_server() -> None:
+    """`pip install streamfold` is for those who write and read; the server and Kafka are extras."""
+    assert {it.name for it in requirements() if it.marker is None} == CLIENTS
+    assert all("extra ==" in str(it.marker) for it in requirements() if it.marker is not None)
+
+
+def test_lock_meets_what_the_project_asks_for() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", lock, re.MULTILINE))
+    unmet = [str(it) for it in requirements() if it.name != "streamfold" and pinned[it.name] not in it.specifier]
+    assert not unmet
+
+
+def test_both_locks_agree() -> None:
+    run, dev = (
+        set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE)) for lock in LOCKS[:2]
+    )
+    assert run <= dev
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_names_no_download_address(lock: str) -> None:
+    """Where packages come from is each machine's own setting; the hashes say what they have to be."""
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert not re.search(r'"resolved"|--(extra-)?index-url|\.(tgz|whl|tar\.gz)', text)
