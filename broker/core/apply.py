@@ -1,0 +1,99 @@
+"""`apply`: the one place where an entry meets the state. Synchronous, pure, deterministic.
+
+The same entries at the same indexes and times make the same rows, records and outcomes, on every engine, on every node,
+after every restart. Nothing else decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from broker.core import session, stream
+from broker.core.entry import Entry, Kind, ProducerForgetOptions
+from broker.core.outcome import Outcome, Result
+from broker.core.state import Changes, Key, Row, producer_key, stream_key
+
+_of_stream: dict[int, Callable[[Changes, Entry, int], Outcome]] = {
+    Kind.CREATE: stream.create,
+    Kind.APPEND: stream.append,
+    Kind.CLOSE: stream.append,
+    Kind.DELETE: stream.delete,
+    Kind.EXPIRE: stream.expire,
+    Kind.TOUCH: stream.touch,
+    Kind.PRODUCER_FORGET: stream.forget_producer,
+}
+_of_session: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
+    Kind.SESSION_CREATE: session.create,
+    Kind.SESSION_DELETE: session.delete,
+    Kind.MESSAGE: session.add_message,
+    Kind.CHUNKS: session.write,
+    Kind.FINISH: session.write,
+    Kind.STOP: session.stop,
+    Kind.HEARTBEAT: session.heartbeat,
+    Kind.LEASE_EXPIRE: session.expire_lease,
+}
+
+
+def keys(entry: Entry) -> list[Key]:
+    """Every row that the entry may need, completely; from the entry alone, so that they can be loaded ahead."""
+    if entry.kind in _of_session:
+        return session.keys(entry)
+    if entry.kind not in _of_stream:
+        return []
+    found = [stream_key(entry.path)]
+    if entry.producer_id:
+        found.append(producer_key(entry.path, entry.producer_id))
+    elif entry.kind == Kind.PRODUCER_FORGET:
+        options = msgspec.msgpack.decode(entry.options, type=ProducerForgetOptions)
+        found.append(producer_key(entry.path, options.producer_id))
+    return found
+
+
+def apply(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms: int) -> tuple[Outcome, Changes]:
+    """What `entry` does to `rows`, which hold all of `keys(entry)`, at `index` and partition time `now_ms`.
+
+    Nothing is changed here: the caller installs `Changes`, whole. Any exception is a bug, not a refusal; the caller
+    must stop the partition, because another node may not have raised it.
+    """
+    changes = Changes(rows)
+    of_stream = _of_stream.get(entry.kind)
+    if of_stream is not None:
+        return of_stream(changes, entry, now_ms), changes
+    of_session = _of_session.get(entry.kind)
+    if of_session is not None:
+        return of_session(changes, entry, index, now_ms), changes
+    if entry.kind == Kind.NOOP:
+        return Outcome(Result.ACCEPTED), changes
+    msg = f"entry kind {entry.kind} is reserved; this program cannot apply it"
+    raise ValueError(msg)
+
+
+class Proposers:
+    """Late copies of settled proposals are dropped, so that a refusal, once told, is final.
+
+    Per proposer (a boot) the highest proposal seen. A proposer silent for `idle_ms` of the partition's time is
+    forgotten; the rule needs no longer memory than a journal's client can hold back a copy.
+    """
+
+    def __init__(self, stored: bytes = b"", idle_ms: int = 24 * 3600 * 1000) -> None:
+        self._idle_ms = idle_ms
+        self._seen: dict[int, list[int]] = msgspec.msgpack.decode(stored, type=dict[int, list[int]]) if stored else {}
+
+    def admit(self, entry: Entry, now_ms: int) -> bool:
+        """Whether the entry is the first of its proposal; it is then remembered."""
+        seen = self._seen.get(entry.boot)
+        if seen is None:
+            self._seen = {boot: s for boot, s in self._seen.items() if s[1] >= now_ms - self._idle_ms}
+            self._seen[entry.boot] = [entry.proposal, now_ms]
+            return True
+        if entry.proposal <= seen[0]:
+            return False
+        seen[0] = entry.proposal
+        seen[1] = now_ms
+        return True
+
+    def stored(self) -> bytes:
+        """The table as the store keeps it."""
+        return msgspec.msgpack.encode(self._seen)

@@ -1,0 +1,203 @@
+"""Entries: operations as they are ordered and made durable, and their one binary form.
+
+    byte 0        format version, `FORMAT_VERSION`
+    byte 1 …      msgpack array of the fields of `Entry`, in their order
+
+What may change: fields are only ever appended to `Entry` and to the option structs, each with a default, so that older
+bytes still decode. What never may: the meaning or order of a field, a kind's number. A change in what `apply` does with
+the same bytes is a new `APPLY_LEVEL`; the old behaviour stays for as long as any journal holds it.
+
+The time of an entry is not in it: the journal gives it, together with the index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+FORMAT_VERSION: Final = 1
+APPLY_LEVEL: Final = 1
+ANY: Final = 0
+"""As an expected incarnation: whichever life the path has."""
+
+
+class Kind(IntEnum):
+    """What an entry asks for. Numbers are on disk: never reused, never renumbered."""
+
+    NOOP = 0
+    CREATE = 1
+    APPEND = 2
+    CLOSE = 3
+    DELETE = 4
+    EXPIRE = 5
+    TOUCH = 6
+    PRODUCER_FORGET = 7
+
+    SESSION_CREATE = 16
+    SESSION_DELETE = 17
+    MESSAGE = 18
+    CHUNKS = 19
+    FINISH = 20
+    STOP = 21
+    HEARTBEAT = 22
+    LEASE_EXPIRE = 23
+
+    # reserved for the live move of a session between engines
+    IMPORT = 112
+    MOVING = 113
+    MOVED = 114
+
+
+class UnknownFormat(ValueError):
+    """The bytes are of a newer version: this program must not guess what they mean, and stops."""
+
+
+class CreateOptions(msgspec.Struct, array_like=True, frozen=True):
+    """CREATE: the configuration of a stream (PROTOCOL.md 5.1)."""
+
+    content_type: str = "application/octet-stream"
+    ttl_s: int | None = None
+    expires_at: str | None = None  # as the client wrote it, to be given back
+    expires_at_ms: int | None = None
+    closed: bool = False
+
+
+class AppendOptions(msgspec.Struct, array_like=True, frozen=True):
+    """APPEND and CLOSE."""
+
+    content_type: str = ""
+    stream_seq: str | None = None
+    closes: bool = False
+    producers_max: int = 10_000
+
+
+class SessionOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SESSION_CREATE: the first message travels as the record of the entry, `message_id` names it."""
+
+    metadata: bytes = b""  # JSON object, or nothing
+    message_id: str = ""
+
+
+class MessageOptions(msgspec.Struct, array_like=True, frozen=True):
+    """MESSAGE: a whole message, the one record of the entry."""
+
+    message_id: str
+
+
+class GenerationOptions(msgspec.Struct, array_like=True, frozen=True):
+    """CHUNKS and FINISH: what a generation is, for the batch that opens it; and how it ends, for FINISH."""
+
+    generation_id: str
+    message_id: str = ""
+    lane: str = "main"
+    format: str = ""
+    role: str = "assistant"
+    actor_id: str = ""
+    lease_ms: int = 30_000
+    generations_max: int = 64  # open ones in one session
+    lanes_max: int = 256  # lanes in one session
+    status: str = ""
+    reason: str = ""
+    error: bytes = b""  # JSON, or nothing
+    usage: bytes = b""  # JSON object, or nothing
+    metadata: bytes = b""  # JSON object, or nothing
+
+
+class StopOptions(msgspec.Struct, array_like=True, frozen=True):
+    """STOP and HEARTBEAT."""
+
+    generation_id: str
+    requested_by: str = ""
+    reason: str = ""
+
+
+class LeaseOptions(msgspec.Struct, array_like=True, frozen=True):
+    """LEASE_EXPIRE: holds only while nobody renewed since `renewed_index` (CORE: leases are decided by entries)."""
+
+    generation_id: str
+    fence: int
+    renewed_index: int
+
+
+class ProducerForgetOptions(msgspec.Struct, array_like=True, frozen=True):
+    """PRODUCER_FORGET: drops a producer that has been idle since before `idle_since_ms`."""
+
+    producer_id: str
+    idle_since_ms: int
+
+
+type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
+    Kind.CREATE: CreateOptions,
+    Kind.APPEND: AppendOptions,
+    Kind.CLOSE: AppendOptions,
+    Kind.PRODUCER_FORGET: ProducerForgetOptions,
+    Kind.SESSION_CREATE: SessionOptions,
+    Kind.MESSAGE: MessageOptions,
+    Kind.CHUNKS: GenerationOptions,
+    Kind.FINISH: GenerationOptions,
+    Kind.STOP: StopOptions,
+    Kind.HEARTBEAT: StopOptions,
+    Kind.LEASE_EXPIRE: LeaseOptions,
+}
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One operation. Everything that `apply` needs besides the state, the index and the time."""
+
+    kind: int
+    path: str
+    apply_level: int = APPLY_LEVEL
+    incarnation: int = ANY  # the life of `path` that the proposer saw, or ANY
+    boot: int = 0  # the proposer: one life of a broker process …
+    proposal: int = 0  # … and the number of this proposal in it, rising
+    nonce: int = 0  # all the randomness that `apply` may need; becomes the incarnation of what a create makes
+    producer_id: str = ""  # "" when no idempotent producer wrote this
+    epoch: int = 0
+    seq: int = 0
+    digest: bytes = b""  # of the body, when a producer or a message id guards it
+    txid: str = ""
+    actor: str = ""
+    request_id: str = ""
+    traceparent: str = ""
+    options: bytes = b""  # msgpack of the kind's option struct
+    lengths: bytes = b""  # as in `page.Page`: how the body divides into records; empty in byte mode
+    body: bytes = b""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+_VERSION_BYTE: Final = bytes([FORMAT_VERSION])
+
+
+def encode(entry: Entry) -> bytes:
+    """The bytes of an entry, as every journal holds them."""
+    return _VERSION_BYTE + _encoder.encode(entry)
+
+
+def decode(data: bytes) -> Entry:
+    """The entry behind `encode`.
+
+    Raises UnknownFormat for a version that this program does not know, and msgspec.ValidationError or DecodeError for
+    bytes that no version makes.
+    """
+    if not data or data[0] != FORMAT_VERSION:
+        msg = f"entry of format version {data[0] if data else 'none'}; this program knows {FORMAT_VERSION}"
+        raise UnknownFormat(msg)
+    entry = _decoder.decode(memoryview(data)[1:])
+    if entry.apply_level > APPLY_LEVEL:
+        msg = f"entry of apply level {entry.apply_level}; this program knows levels up to {APPLY_LEVEL}"
+        raise UnknownFormat(msg)
+    return entry
+
+
+def encode_options(options: msgspec.Struct) -> bytes:
+    """The `options` field of an entry."""
+    return _encoder.encode(options)
+
+
+def body_digest(body: bytes) -> bytes:
+    """What tells a resent batch from another one with the same seq: 8 bytes of BLAKE2b."""
+    return hashlib.blake2b(body, digest_size=8).digest()

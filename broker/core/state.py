@@ -1,0 +1,225 @@
+"""The state that entries are applied to: rows by key, each an immutable value.
+
+    b"s" path                      Stream
+    b"p" path NUL producer id      Producer
+    b"S" session path              Session, with its lanes and its open generations
+    b"g" session path NUL gid      Generation, once it has ended
+    b"m" session path NUL mid      Message
+
+A row that belongs to one life of a path names it (`incarnation`, or for what outlives a reset the session's `birth`); a
+row of another life counts as absent. So the keys that an entry needs follow from the entry alone, and a delete does not
+have to find its rows before it is told.
+
+Stored form: msgpack array behind a tag (`encode_row`). Fields are only ever appended, with defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from broker.core.page import Page
+from broker.core.producer import Sequence
+from consumer.wire import JSON, Status
+
+Key = bytes
+
+ROW_VERSION: Final = 1
+
+
+class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
+    """One life of a path.
+
+    `tail` is the position after the last record; it only grows. `active_ms` is when it was last written, or read where
+    reading renews (PROTOCOL.md 5.1): never later than the partition's time. `producers` counts the Producer rows.
+    """
+
+    incarnation: int
+    content_type: str
+    created_ms: int
+    active_ms: int
+    tail: int = 0
+    closed: bool = False
+    closed_by: tuple[str, int, int] | None = None  # the (producer, epoch, seq) whose append closed it
+    stream_seq: str | None = None
+    ttl_s: int | None = None
+    expires_at: str | None = None
+    expires_at_ms: int | None = None
+    producers: int = 0
+
+    @property
+    def is_json(self) -> bool:
+        """Whether positions count records."""
+        return media_type(self.content_type) == JSON
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """The time from which the stream is gone, or None.
+
+        A sliding TTL gets a tenth more: readers renew it by entries that come at most once per TTL/10, so that a
+        stream which is read all the time never dies between two of them.
+        """
+        if self.expires_at_ms is not None:
+            return self.expires_at_ms
+        if self.ttl_s is not None:
+            return self.active_ms + self.ttl_s * 1100
+        return None
+
+
+class Producer(msgspec.Struct, tag=2, array_like=True, frozen=True):
+    """What an idempotent producer has had accepted by one life of a stream."""
+
+    incarnation: int
+    epoch: int
+    sequence: Sequence
+    active_ms: int
+
+
+class Lane(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A producer id of a session. `epoch` is the fence of the newest generation in it; it only grows."""
+
+    name: str
+    epoch: int
+
+
+class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True):
+    """One attempt to write one message. In its session's row while open, in a row of its own once ended.
+
+    `chunks` numbers the chunk records; `sequence` counts its batches, the finish included. `renewed_index` is the
+    index of the entry that last renewed the lease.
+    """
+
+    birth: int
+    incarnation: int
+    generation_id: str
+    message_id: str
+    lane: str
+    fence: int
+    format: str
+    role: str
+    actor_id: str
+    lease_ms: int
+    created_ms: int
+    renewed_index: int
+    status: str = Status.STREAMING.value
+    sequence: Sequence = Sequence()
+    chunks: int = 0
+    ended_ms: int = 0
+    reason: str = ""
+    error: bytes = b""
+    usage: bytes = b""
+    metadata: bytes = b""
+
+
+class Session(msgspec.Struct, tag=3, array_like=True, frozen=True):
+    """A session, across resets. `birth` is the nonce of the entry that created it."""
+
+    birth: int
+    created_ms: int
+    active_ms: int
+    metadata: bytes = b""
+    lanes: tuple[Lane, ...] = ()
+    open: tuple[Generation, ...] = ()
+
+
+class Message(msgspec.Struct, tag=4, array_like=True, frozen=True):
+    """That a message id is taken: by a whole message (`digest` of it), or by a generation."""
+
+    birth: int
+    incarnation: int
+    next_position: int  # where the stream stood after the whole message
+    digest: bytes = b""
+    generation_id: str = ""
+
+
+Row = Stream | Producer | Session | Message | Generation
+
+_row_encoder = msgspec.msgpack.Encoder()
+_row_decoder: msgspec.msgpack.Decoder[Row] = msgspec.msgpack.Decoder(Row)
+
+
+def encode_row(row: Row) -> bytes:
+    """The stored form of a row."""
+    return _row_encoder.encode(row)
+
+
+def decode_row(data: bytes) -> Row:
+    """The row behind `encode_row`. Raises msgspec.DecodeError for anything else."""
+    return _row_decoder.decode(data)
+
+
+def owner(row: Row) -> int:
+    """The life that a row belongs to and goes with."""
+    return row.birth if isinstance(row, Session | Message | Generation) else row.incarnation
+
+
+def media_type(content_type: str) -> str:
+    """`type/subtype` without parameters, lower case: what content types are compared by."""
+    if content_type == JSON:
+        return JSON
+    return content_type.partition(";")[0].strip().lower()
+
+
+def stream_key(path: str) -> Key:
+    """The key of the Stream row of `path`."""
+    return b"s" + path.encode()
+
+
+def producer_key(path: str, producer_id: str) -> Key:
+    """The key of the Producer row of a producer of `path`."""
+    return b"p%b\0%b" % (path.encode(), producer_id.encode())
+
+
+def session_key(path: str) -> Key:
+    """The key of the Session row; `path` is its stream's."""
+    return b"S" + path.encode()
+
+
+def generation_key(path: str, generation_id: str) -> Key:
+    """The key of an ended generation."""
+    return b"g%b\0%b" % (path.encode(), generation_id.encode())
+
+
+def message_key(path: str, message_id: str) -> Key:
+    """The key of a message id."""
+    return b"m%b\0%b" % (path.encode(), message_id.encode())
+
+
+def owned_prefixes(path: str) -> tuple[Key, ...]:
+    """Where the rows that go with a life of `path` lie, besides its own: key ranges [prefix, prefix + 0xff)."""
+    return tuple(b"%b%b\0" % (letter, path.encode()) for letter in (b"p", b"g", b"m"))
+
+
+class Changes:
+    """What one entry changes: computed on top of `rows`, installed as a whole or not at all.
+
+    `rows` must hold every key that `apply.keys` names; None stands for a row that does not exist.
+    """
+
+    __slots__ = ("_rows", "appended", "ended", "puts")
+
+    def __init__(self, rows: Mapping[Key, Row | None]) -> None:
+        self._rows = rows
+        self.puts: dict[Key, Row | None] = {}
+        self.appended: list[tuple[str, int, Page]] = []  # (path, incarnation, records)
+        self.ended: list[tuple[str, int]] = []  # lives that are over: (path, incarnation or birth)
+
+    def get(self, key: Key) -> Row | None:
+        """The row as this entry sees it. Raises KeyError for a key that was not loaded: a bug in `apply.keys`."""
+        if key in self.puts:
+            return self.puts[key]
+        return self._rows[key]
+
+    def put(self, key: Key, row: Row | None) -> None:
+        """Set a row; None removes it."""
+        self.puts[key] = row
+
+    def append(self, path: str, incarnation: int, page: Page) -> None:
+        """Add records to a stream."""
+        self.appended.append((path, incarnation, page))
+
+    def end(self, path: str, life: int) -> None:
+        """Everything that belongs to this life of `path` may be swept."""
+        self.ended.append((path, life))

@@ -1,0 +1,78 @@
+"""The journal: orders entries, makes them durable and hands them back in that order, each with an index and a time.
+
+One port, one contract suite (`tests/broker/journal/`), one class for each engine. What the port promises:
+
+1. Entries are handed back in one order, the same after every restart. Indexes rise by one and never start again, not
+   even after every entry was trimmed.
+2. Nothing is handed back before it is durable (memory engine: never durable, and it says so).
+3. `time_ms` never goes back, over restarts too.
+4. A proposal that cannot be made durable is told through `Refused`, definitely; it is not in the journal and never will
+   be. When that cannot be told, the journal stops (`EngineStopped`) and hands back nothing more.
+5. Entries of this process are handed back once per proposal; a cluster's journal also hands back those of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from broker.core.entry import Entry
+from consumer.wire import Durability
+
+
+class Commit(msgspec.Struct, frozen=True, gc=False):
+    """Entries that became durable together: indexes first_index, first_index + 1, …, all at `time_ms`."""
+
+    first_index: int
+    time_ms: int
+    entries: Sequence[Entry]
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """Proposals that definitely are not, and will never be, in the journal."""
+
+    entries: Sequence[Entry]
+    error: Exception
+
+
+class Journal(Protocol):
+    """The port. One owner: the partition, in one event loop."""
+
+    durability: Durability
+    lone_proposer: bool
+    """Whether only this process proposes. Then what the partition applied is all there is to know."""
+
+    async def open(self, applied_index: int, applied_time_ms: int) -> None:
+        """Open behind a store that has applied everything up to `applied_index`, at `applied_time_ms`.
+
+        Raises StartError (DataDirInUse, NewerFormat, Damaged): a first entry beyond `applied_index + 1`, another
+        file uuid than the store's, bytes that do not check out.
+        """
+
+    def replay(self) -> AsyncIterator[Commit]:
+        """What is durable beyond the store's index, in order; once, right after `open`. Bounded memory."""
+        ...
+
+    def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
+        """From now on take proposals. `deliver` is called in the event loop, in order; `stopped` once, if ever."""
+
+    def propose(self, entry: Entry) -> None:
+        """Queue one entry for the next commit. Never blocks; the caller bounds what it has in flight.
+
+        Raises EngineStopped.
+        """
+
+    def trim(self, index: int) -> None:
+        """Entries up to and including `index` are durable in the store: drop them in bounded steps, in one's own time."""
+
+    def now_ms(self) -> int:
+        """The journal's time carried forward by this process's monotonic clock: what reads judge expiry by."""
+        ...
+
+    async def aclose(self) -> None:
+        """Commit what was proposed, hand it back, stop. Idempotent."""
+
+
+__all__ = ["Commit", "Journal", "Refused"]

@@ -1,0 +1,70 @@
+"""Every bound of the broker, with its unit and its reason. Settings may lower or raise what an operator must own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# -- requests ----------------------------------------------------------------------------------------------------
+BODY_BYTES_MAX: Final = 4 * MIB
+"""One request body, decoded. A batch is one entry and stays below Kafka's usual `max.message.bytes` with our margin."""
+JSON_DEPTH_MAX: Final = 128
+"""Nesting of a JSON record. Parsers of readers recurse too; theirs are often shallower than ours."""
+PATH_BYTES_MAX: Final = 1024
+"""A stream's path, decoded: it is part of every row's key."""
+ID_CHARS_MAX: Final = 128
+"""Session, generation, message ids and lanes."""
+HEADER_CHARS_MAX: Final = 256
+"""Producer ids, Stream-Seq, content types: they are kept in rows."""
+TTL_S_MAX: Final = 10 * 365 * 24 * 3600
+
+# -- reads -------------------------------------------------------------------------------------------------------
+READ_BYTES_MAX: Final = 1 * MIB
+"""Data in one catch-up response or one SSE step: what one slow reader can hold in memory."""
+LONG_POLL_S: Final = 30.0
+SSE_LIFE_S: Final = 60.0
+"""The protocol wants SSE connections closed about every 60 s, so that caches can collapse new ones (section 5.8)."""
+SSE_KEEPALIVE_S: Final = 15.0
+"""A comment line when nothing happens: below the 30 s and 60 s idle timeouts of common proxies."""
+LIVE_READERS_MAX: Final = 20_000
+CURSOR_INTERVAL_S: Final = 20
+
+# -- the partition -----------------------------------------------------------------------------------------------
+IN_FLIGHT_ENTRIES_MAX: Final = 10_000
+"""Proposed and not yet applied."""
+IN_FLIGHT_BYTES_MAX: Final = 64 * MIB
+COMMIT_BYTES_MAX: Final = 8 * MIB
+"""One commit: above one body, below what one fsync writes in some ten milliseconds."""
+CHECKPOINT_BYTES: Final = 16 * MIB
+"""Applied data that starts a checkpoint."""
+CHECKPOINT_BYTES_MAX: Final = 128 * MIB
+"""Applied data not yet in the store, at which appends wait. A multiple of CHECKPOINT_BYTES, so that one checkpoint can
+be written while the next fills."""
+CHECKPOINT_INTERVAL_S: Final = 1.0
+"""Bounds replay after a crash to about what one second wrote."""
+CHECKPOINT_RESERVE_BYTES: Final = 4 * MIB
+"""Heartbeat, stop and finish may exceed CHECKPOINT_BYTES_MAX by this much: back-pressure must not kill a living
+generation."""
+BACK_PRESSURE_WAIT_S: Final = 5.0
+"""How long an append waits for room before it gets 503."""
+ROWS_MAX: Final = 100_000
+"""Clean rows kept in memory, as a cache."""
+PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
+"""How long a silent proposer is remembered; its stragglers cannot live longer in any journal's client."""
+
+# -- streams and sessions ----------------------------------------------------------------------------------------
+PRODUCERS_MAX: Final = 10_000
+"""Idempotent producers of one stream."""
+GENERATIONS_OPEN_MAX: Final = 64
+"""Open generations of one session: they share its row."""
+LANES_MAX: Final = 256
+"""Lanes of one session: they share its row."""
+LEASE_MS_MIN: Final = 1_000
+LEASE_MS_MAX: Final = 600_000
+LEASE_MS: Final = 30_000
+
+# -- pages -------------------------------------------------------------------------------------------------------
+PAGE_BYTES: Final = 256 * KIB
+"""Pages are merged up to about this: large enough to read sequentially, small enough to cut one for a resuming reader."""
