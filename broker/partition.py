@@ -1,0 +1,713 @@
+"""The partition: one journal, the state applied from it, and its store. The one owner of all three.
+
+A write: `propose` stamps an entry and hands it to the journal; the journal hands it back, durable and in order; it is
+applied; the outcome answers whoever proposed it, and readers wake. A read looks at what has been applied: rows, the
+tail, or stored pages. A checkpoint moves what was applied into the store and lets the journal forget it.
+
+Nothing here decides what an entry does: that is `core.apply`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+
+import msgspec
+
+from broker import limits
+from broker.core.apply import Proposers, apply, keys
+from broker.core.entry import Entry, Kind
+from broker.core.outcome import Outcome, Result
+from broker.core.page import Page, join
+from broker.core.state import (
+    Changes,
+    Generation,
+    Key,
+    Row,
+    Session,
+    Stream,
+    generation_key,
+    session_key,
+    stream_key,
+)
+from broker.errors import EngineStopped, OutcomeUnknown, Overloaded, Unavailable
+from broker.journal import Commit, Journal, Refused
+from broker.store import Checkpoint, Head, Snapshot, Store
+from broker.tail import Tail
+from consumer.wire import ENDED
+
+log = logging.getLogger("streamfold.partition")
+
+ENTRY_BYTES = 512
+"""What an applied entry costs in memory besides its data: rows and receipts, roughly."""
+
+_MAKES_A_LIFE = frozenset({Kind.CREATE, Kind.SESSION_CREATE})
+_KEEPS_ALIVE = frozenset({Kind.HEARTBEAT, Kind.STOP, Kind.FINISH, Kind.LEASE_EXPIRE, Kind.NOOP, Kind.EXPIRE})
+_force = msgspec.structs.force_setattr
+
+
+class Counts:
+    """What the partition has done, as plain numbers for the metrics to read."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[int, str]] = Counter()  # (kind, result or code)
+        self.appended_records = 0
+        self.appended_bytes = 0
+        self.commits = 0
+        self.checkpoints = 0
+        self.checkpoint_failures = 0
+        self.answered_without_journal = 0
+
+
+class _Proposal:
+    """An entry on its way through the journal, and who waits for it."""
+
+    __slots__ = ("future", "keys", "size")
+
+    def __init__(self, future: asyncio.Future[Outcome], keys: list[Key], size: int) -> None:
+        self.future = future
+        self.keys = keys
+        self.size = size
+
+
+class _Watch:
+    """Readers that wait for the next change of one stream."""
+
+    __slots__ = ("changed", "waiting")
+
+    def __init__(self, changed: asyncio.Future[None]) -> None:
+        self.changed = changed
+        self.waiting = 0
+
+
+class Partition:
+    """See the module. All methods belong to one event loop; `open` first, `aclose` last."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        store: Store,
+        *,
+        checkpoint_interval_s: float = limits.CHECKPOINT_INTERVAL_S,
+        checkpoint_bytes: int = limits.CHECKPOINT_BYTES,
+        checkpoint_bytes_max: int = limits.CHECKPOINT_BYTES_MAX,
+        rows_max: int = limits.ROWS_MAX,
+    ) -> None:
+        self.counts = Counts()
+        self.draining = False
+        self.failure: Exception | None = None
+        self.open_sessions: dict[str, Session] = {}
+        """Sessions with open generations, by path: those whose leases somebody must watch."""
+        self.snapshots: Callable[[], list[Snapshot]] = list
+        """Where the materializer puts what is to ride in the next checkpoint."""
+        self.observe: Callable[[str, int], None] | None = None
+        """Told (path, incarnation) of every stream that got records or ended: the materializer's cue. Must be quick."""
+
+        self._journal = journal
+        self._store = store
+        self._checkpoint_interval_s = checkpoint_interval_s
+        self._checkpoint_bytes = checkpoint_bytes
+        self._checkpoint_bytes_max = checkpoint_bytes_max
+        self._rows_max = rows_max
+
+        self._boot = int.from_bytes(os.urandom(8), "big") >> 1
+        self._proposal = 0
+        self._index = 0  # of the newest applied entry
+        self._time_ms = 0  # the partition's time at that entry; never goes back
+        self._proposers = Proposers()
+
+        # Every row that is in memory; None for one that is known not to exist. A row that has changed stays until the
+        # checkpoint that has it is durable: what is not here, the store knows best.
+        self._rows: dict[Key, Row | None] = {}
+        self._dirty: dict[Key, Row | None] = {}  # changed since the last freeze
+        self._frozen: dict[Key, Row | None] = {}  # in the hands of the checkpoint that is being written
+        self._ended: list[tuple[str, int]] = []
+        self._tails: dict[str, Tail] = {}
+        self._fresh_tails: set[str] = set()  # tails with pages that no checkpoint has in hand
+        self._unstored_bytes = 0  # applied and not yet in the store
+        self._in_flight_bytes = 0  # proposed and not yet applied
+
+        self._waiting: dict[int, _Proposal] = {}
+        self._pending_keys: Counter[Key] = Counter()  # of entries proposed and not yet applied
+        self._inbox: list[Commit | Refused] = []
+        self._loading: dict[Key, asyncio.Future[None]] = {}
+        self._watches: dict[Key, _Watch] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._touching: set[str] = set()
+        self._checkpoint_due = asyncio.Event()
+        self._room = asyncio.Event()
+        self._checkpointer: asyncio.Task[None] | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Store, then what the journal has beyond it. Raises StartError."""
+        head = await self._store.open()
+        self._index, self._time_ms = head.applied_index, head.time_ms
+        self._proposers = Proposers(head.proposers)
+        await self._journal.open(head.applied_index, head.time_ms)
+        for path in await self._store.open_sessions():
+            session = await self._load_row(session_key(path))
+            if isinstance(session, Session):
+                self.open_sessions[path] = session
+        async for commit in self._journal.replay():
+            await self._load([key for entry in commit.entries for key in keys(entry)])
+            self._apply_commit(commit)
+            if self._unstored_bytes >= self._checkpoint_bytes:
+                await self.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        self._journal.start(self._deliver, self._stopped)
+        self._checkpointer = asyncio.create_task(self._checkpoint_forever(), name="checkpoint")
+
+    def drain(self) -> None:
+        """From here on live reads end; appends in flight still finish."""
+        self.draining = True
+        for watch in list(self._watches.values()):
+            _wake(watch)
+
+    async def aclose(self) -> None:
+        """Finish what was proposed, checkpoint, close. Idempotent."""
+        self.drain()
+        if self._checkpointer is not None:
+            self._checkpointer.cancel()
+            await asyncio.gather(self._checkpointer, return_exceptions=True)
+            self._checkpointer = None
+        await self._journal.aclose()
+        while self._inbox and self.failure is None:
+            await asyncio.gather(*self._loading.values())
+            self._drain_inbox()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.failure is None:
+            try:
+                await self.checkpoint()
+            except Unavailable as error:
+                log.warning("no last checkpoint, the journal keeps it: %s", error)
+        self._fail_waiting(Unavailable("the broker is shutting down"))
+        await self._store.aclose()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine still acknowledges."""
+        return self.failure is None
+
+    @property
+    def durability(self) -> str:
+        """What an acknowledgement of this engine promises."""
+        return self._journal.durability.value
+
+    @property
+    def applied_index(self) -> int:
+        """The index of the newest applied entry."""
+        return self._index
+
+    @property
+    def unstored_bytes(self) -> int:
+        """Applied, and so far only in memory and in the journal."""
+        return self._unstored_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Entries proposed and not yet applied."""
+        return len(self._waiting)
+
+    def now_ms(self) -> int:
+        """The partition's time carried forward: what reads judge expiry by."""
+        return max(self._journal.now_ms(), self._time_ms)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    async def propose(self, entry: Entry) -> Outcome:
+        """What the entry did, once that is durable.
+
+        A cancelled caller does not take the proposal back. Raises Overloaded when there is no room for it in
+        `limits.BACK_PRESSURE_WAIT_S`, Unavailable when it was definitely not written, OutcomeUnknown when that cannot
+        be told.
+        """
+        if not self._has_room(entry):
+            await self._wait_for_room(entry)
+        return await self.propose_nowait(entry)
+
+    def propose_nowait(self, entry: Entry) -> asyncio.Future[Outcome]:
+        """Hand an entry to the journal; the future is `propose`'s answer."""
+        if self.failure is not None:
+            raise EngineStopped(str(self.failure))
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry_keys = keys(entry)
+        self._stamp(entry)
+        answer = self._answer_early(entry, entry_keys)
+        if answer is not None:
+            future.set_result(answer)
+            return future
+        proposal = _Proposal(future, entry_keys, len(entry.body) + ENTRY_BYTES)
+        self._journal.propose(entry)
+        self._waiting[entry.proposal] = proposal
+        self._in_flight_bytes += proposal.size
+        for key in entry_keys:
+            self._pending_keys[key] += 1
+        self._prefetch(entry_keys)
+        return future
+
+    def _stamp(self, entry: Entry) -> None:
+        """Fill in what the pure function that made the entry could not know. The entry is ours alone until proposed."""
+        self._proposal += 1
+        _force(entry, "boot", self._boot)
+        _force(entry, "proposal", self._proposal)
+        if entry.kind in _MAKES_A_LIFE:
+            _force(entry, "nonce", int.from_bytes(os.urandom(8), "big") >> 1 or 1)
+
+    def _answer_early(self, entry: Entry, entry_keys: list[Key]) -> Outcome | None:
+        """A refusal or a duplicate that is certain already need not fill the journal.
+
+        Certain: only this process proposes, and nothing that waits touches a row that this entry needs.
+        """
+        if not self._journal.lone_proposer:
+            return None
+        rows, pending = self._rows, self._pending_keys
+        for key in entry_keys:
+            if key not in rows or key in pending:
+                return None
+        outcome, changes = self._try(entry, self._index + 1, self.now_ms())
+        if outcome.changed or changes.puts:
+            return None
+        self.counts.answered_without_journal += 1
+        self.counts.outcomes[entry.kind, _label(outcome)] += 1
+        return outcome
+
+    def _has_room(self, entry: Entry) -> bool:
+        if len(self._waiting) >= limits.IN_FLIGHT_ENTRIES_MAX or self._in_flight_bytes >= limits.IN_FLIGHT_BYTES_MAX:
+            return False
+        reserve = limits.CHECKPOINT_RESERVE_BYTES if entry.kind in _KEEPS_ALIVE else 0
+        return self._unstored_bytes + self._in_flight_bytes < self._checkpoint_bytes_max + reserve
+
+    async def _wait_for_room(self, entry: Entry) -> None:
+        try:
+            async with asyncio.timeout(limits.BACK_PRESSURE_WAIT_S):
+                while not self._has_room(entry):
+                    if self.failure is not None:
+                        raise EngineStopped(str(self.failure))
+                    self._room.clear()
+                    self._checkpoint_due.set()
+                    await self._room.wait()
+        except TimeoutError:
+            msg = "the broker has more to store than it can hold"
+            raise Overloaded(msg) from None
+
+    # -- what the journal hands back -----------------------------------------------------------------------------------
+
+    def _deliver(self, handed: Commit | Refused) -> None:
+        self._inbox.append(handed)
+        if len(self._inbox) == 1:
+            self._drain_inbox()
+
+    def _drain_inbox(self) -> None:
+        """Apply what lies ready, in order; stops at a commit whose rows are still being loaded, and goes on after."""
+        while self._inbox and self.failure is None:
+            handed = self._inbox[0]
+            if isinstance(handed, Refused):
+                self._refuse(handed)
+            else:
+                missing = self._missing(handed)
+                if missing:
+                    self._spawn(self._load_and_go_on(missing))
+                    return
+                self._apply_commit(handed)
+            del self._inbox[0]
+
+    async def _load_and_go_on(self, missing: list[Key]) -> None:
+        try:
+            await self._load(missing)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the commit cannot be applied: stop, never skip
+            self._stopped(error)
+            return
+        self._drain_inbox()
+
+    def _missing(self, commit: Commit) -> list[Key]:
+        rows, missing = self._rows, []
+        for entry in commit.entries:
+            proposal = self._waiting.get(entry.proposal) if entry.boot == self._boot else None
+            for key in keys(entry) if proposal is None else proposal.keys:
+                if key not in rows:
+                    missing.append(key)  # noqa: PERF401 -- two nested loops read better than one comprehension
+        return missing
+
+    def _refuse(self, refused: Refused) -> None:
+        for entry in refused.entries:
+            proposal = self._take(entry)
+            if proposal is not None and not proposal.future.done():
+                proposal.future.set_exception(refused.error)
+
+    def _take(self, entry: Entry) -> _Proposal | None:
+        """The proposal behind an entry that the journal is done with; None for another proposer's."""
+        if entry.boot != self._boot:
+            return None
+        proposal = self._waiting.pop(entry.proposal, None)
+        if proposal is None:
+            return None
+        self._in_flight_bytes -= proposal.size
+        pending = self._pending_keys
+        for key in proposal.keys:
+            if pending[key] == 1:
+                del pending[key]
+            else:
+                pending[key] -= 1
+        return proposal
+
+    def _apply_commit(self, commit: Commit) -> None:
+        self.counts.commits += 1
+        index = commit.first_index
+        for entry in commit.entries:
+            try:
+                outcome = self._step(entry, index, commit.time_ms)
+            except Exception as error:  # noqa: BLE001 -- a bug in apply: stop here, name the index, skip nothing
+                log.critical("cannot apply entry %d: %r", index, error)
+                self._stopped(EngineStopped(f"entry {index} cannot be applied: {error!r}"))
+                return
+            proposal = self._take(entry)
+            if proposal is not None and not proposal.future.done():
+                if outcome.result is Result.DROPPED:
+                    proposal.future.set_exception(OutcomeUnknown("overtaken by a later proposal"))
+                else:
+                    proposal.future.set_result(outcome)
+            index += 1
+        if self._unstored_bytes >= self._checkpoint_bytes:
+            self._checkpoint_due.set()
+        if not self._room.is_set():
+            self._room.set()
+
+    def _step(self, entry: Entry, index: int, time_ms: int) -> Outcome:
+        """Apply one entry: first everything is computed, then everything is installed."""
+        if index != self._index + 1:
+            msg = f"the journal handed back {index} after {self._index}"
+            raise ValueError(msg)
+        now_ms = max(self._time_ms, time_ms)
+        if self._proposers.admit(entry, now_ms):
+            outcome, changes = self._try(entry, index, now_ms)
+            self._install(changes)
+        else:
+            outcome = Outcome(Result.DROPPED)
+        self._index, self._time_ms = index, now_ms
+        self.counts.outcomes[entry.kind, _label(outcome)] += 1
+        return outcome
+
+    def _try(self, entry: Entry, index: int, now_ms: int) -> tuple[Outcome, Changes]:
+        return apply(self._rows, entry, index, now_ms)
+
+    def _install(self, changes: Changes) -> None:
+        for path, life in changes.ended:
+            self._end(path, life)
+        for path, incarnation, page in changes.appended:
+            self._append(path, incarnation, page)
+        puts = changes.puts
+        self._rows.update(puts)
+        self._dirty.update(puts)
+        self._unstored_bytes += ENTRY_BYTES
+        for key, row in puts.items():
+            if key[:1] == b"S":
+                self._note_session(key[1:].decode(), row)
+        if self._watches:
+            for key in puts:
+                watch = self._watches.get(key)
+                if watch is not None:
+                    _wake(watch)
+
+    def _append(self, path: str, incarnation: int, page: Page) -> None:
+        tail = self._tails.get(path)
+        if tail is None:
+            tail = self._tails[path] = Tail(incarnation, page.start)
+        tail.append(page)
+        self._fresh_tails.add(path)
+        self._unstored_bytes += len(page.data) + len(page.lengths)
+        self.counts.appended_records += page.end - page.start if page.lengths else 1
+        self.counts.appended_bytes += len(page.data)
+        if self.observe is not None:
+            self.observe(path, incarnation)
+
+    def _end(self, path: str, life: int) -> None:
+        self._ended.append((path, life))
+        tail = self._tails.get(path)
+        if tail is not None and tail.incarnation == life:
+            del self._tails[path]
+            self._fresh_tails.discard(path)
+        if self.observe is not None:
+            self.observe(path, life)
+
+    def _note_session(self, path: str, row: Row | None) -> None:
+        if isinstance(row, Session) and row.open:
+            self.open_sessions[path] = row
+        else:
+            self.open_sessions.pop(path, None)
+
+    def _stopped(self, error: Exception) -> None:
+        """The engine is done: nothing that waits can be told what became of it."""
+        if self.failure is not None:
+            return
+        log.critical("the engine stopped: %s", error)
+        self.failure = error
+        self._fail_waiting(error if isinstance(error, EngineStopped) else EngineStopped(str(error)))
+        self.drain()
+        self._room.set()
+
+    def _fail_waiting(self, error: Exception) -> None:
+        for proposal in self._waiting.values():
+            if not proposal.future.done():
+                proposal.future.set_exception(error)
+        self._waiting.clear()
+        self._pending_keys.clear()
+        self._in_flight_bytes = 0
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def _prefetch(self, wanted: list[Key]) -> None:
+        """Load rows while the commit that needs them is under way."""
+        for key in wanted:
+            if key not in self._rows:
+                self._spawn(self._load(wanted))
+                return
+
+    async def _load(self, wanted: Iterable[Key]) -> None:
+        """Have all these rows in memory. One load of a key at a time, so an old answer never covers a newer row."""
+        mine = [key for key in dict.fromkeys(wanted) if key not in self._rows and key not in self._loading]
+        others = [self._loading[key] for key in wanted if key in self._loading]
+        if mine:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._loading.update(dict.fromkeys(mine, done))
+            try:
+                loaded = await self._store.load(mine)
+                for key in mine:
+                    self._rows.setdefault(key, loaded[key])
+            finally:
+                for key in mine:
+                    del self._loading[key]
+                done.set_result(None)
+            if len(self._rows) > self._rows_max + self._rows_max // 8:
+                self._evict()
+        if others:
+            await asyncio.wait(others)
+
+    async def _load_row(self, key: Key) -> Row | None:
+        while key not in self._rows:
+            await self._load([key])
+        return self._rows[key]
+
+    def _evict(self) -> None:
+        """Forget the oldest rows that the store has, down to the bound."""
+        excess = len(self._rows) - self._rows_max
+        if excess <= 0:
+            return
+        for key in list(self._evictable(excess)):
+            del self._rows[key]
+
+    def _evictable(self, count: int) -> Iterator[Key]:
+        for key in self._rows:
+            if key in self._dirty or key in self._frozen or key in self._pending_keys or key in self._watches:
+                continue
+            yield key
+            count -= 1
+            if count == 0:
+                return
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def stream(self, path: str) -> Stream | None:
+        """The live stream at `path`, as applied; None when there is none or its deadline has passed."""
+        key = stream_key(path)
+        row = self._rows[key] if key in self._rows else await self._load_row(key)
+        if not isinstance(row, Stream):
+            return None
+        deadline_ms = row.deadline_ms
+        return row if deadline_ms is None or deadline_ms > self.now_ms() else None
+
+    async def session(self, path: str) -> Session | None:
+        """The session whose stream is at `path`."""
+        row = await self._load_row(session_key(path))
+        return row if isinstance(row, Session) else None
+
+    async def generation(self, path: str, generation_id: str) -> Generation | None:
+        """A generation of that session, open or ended."""
+        session = await self.session(path)
+        if session is None:
+            return None
+        for generation in session.open:
+            if generation.generation_id == generation_id:
+                return generation
+        row = await self._load_row(generation_key(path, generation_id))
+        return row if isinstance(row, Generation) and row.birth == session.birth and row.status in ENDED else None
+
+    async def read(self, path: str, stream: Stream, position: int, bytes_max: int) -> Page | None:
+        """Records of `stream` from `position` on, whole pages up to about `bytes_max` bytes; None if there are none.
+
+        May be less than there is. Never of another life: when the stream ended meanwhile, nothing.
+        """
+        for _ in range(2):  # a checkpoint may move the tail into the store between the two looks: look again
+            tail = self._tail(path, stream)
+            if tail is not None and tail.holds(position):
+                return tail.read(position, bytes_max)
+            if position >= (stream.tail if tail is None else tail.end):
+                return None
+            pages = await self._store.read(stream.incarnation, position, bytes_max)
+            if pages:
+                return self._with_tail(path, stream, join(pages), bytes_max)
+        return None
+
+    def _tail(self, path: str, stream: Stream) -> Tail | None:
+        tail = self._tails.get(path)
+        return tail if tail is not None and tail.incarnation == stream.incarnation else None
+
+    def _with_tail(self, path: str, stream: Stream, page: Page, bytes_max: int) -> Page:
+        """A stored run that reached the tail goes on in it."""
+        tail = self._tail(path, stream)
+        room = bytes_max - len(page.data)
+        if room <= 0 or tail is None or not tail.holds(page.end):
+            return page
+        return join([page, tail.read(page.end, room)])
+
+    async def wait(self, path: str, incarnation: int, position: int, timeout_s: float) -> None:
+        """Return when the stream has records after `position`, is closed or over, on drain, or after `timeout_s`.
+
+        Says nothing of which: judge anew with `stream`.
+        """
+        stream = await self.stream(path)
+        if self.draining or stream is None or stream.incarnation != incarnation:
+            return
+        if stream.tail > position or stream.closed:
+            return
+        if stream.deadline_ms is not None:
+            timeout_s = min(timeout_s, (stream.deadline_ms - self.now_ms()) / 1000 + 0.001)
+        key = stream_key(path)
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = _Watch(asyncio.get_running_loop().create_future())
+        watch.waiting += 1
+        try:
+            await asyncio.wait((watch.changed,), timeout=timeout_s)
+        finally:
+            watch.waiting -= 1
+            if not watch.waiting and self._watches.get(key) is watch:
+                del self._watches[key]
+
+    def touch(self, path: str, stream: Stream) -> None:
+        """A read renews a sliding TTL: by an entry nobody waits for, at most once per TTL/10."""
+        if stream.ttl_s is None or self.now_ms() - stream.active_ms < stream.ttl_s * 100 or path in self._touching:
+            return
+        entry = Entry(Kind.TOUCH, path, incarnation=stream.incarnation)
+        if not self.healthy or not self._has_room(entry):
+            return
+        self._touching.add(path)
+        self._spawn(self._touch(path, entry))
+
+    async def _touch(self, path: str, entry: Entry) -> None:
+        try:
+            await self.propose_nowait(entry)
+        except (Unavailable, OutcomeUnknown) as error:
+            log.info("a read could not renew %s: %s", path, error)
+        finally:
+            self._touching.discard(path)
+
+    async def overdue(self, limit: int) -> list[tuple[str, int]]:
+        """Streams whose deadline has passed, (path, incarnation): stored ones and those only in memory."""
+        now_ms = self.now_ms()
+        found = dict(await self._store.overdue(now_ms, limit))
+        for changed in (self._frozen, self._dirty):
+            for key, row in changed.items():
+                if key[:1] == b"s":
+                    path = key[1:].decode()
+                    found.pop(path, None)
+                    if isinstance(row, Stream) and row.deadline_ms is not None and row.deadline_ms <= now_ms:
+                        found[path] = row.incarnation
+        return list(found.items())[:limit]
+
+    async def stored_snapshot(self, path: str, incarnation: int) -> Snapshot | None:
+        """The stored snapshot of a session's messages."""
+        return await self._store.snapshot(path, incarnation)
+
+    async def sweep(self) -> bool:
+        """Remove some of what ended lives left in the store; True while more is left."""
+        return await self._store.sweep()
+
+    # -- checkpoint --------------------------------------------------------------------------------------------------
+
+    async def _checkpoint_forever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._checkpoint_interval_s):
+                    await self._checkpoint_due.wait()
+            except TimeoutError:
+                pass
+            self._checkpoint_due.clear()
+            if self.failure is not None:
+                return
+            try:
+                await self.checkpoint()
+            except Unavailable as error:
+                self.counts.checkpoint_failures += 1
+                log.warning("checkpoint not written, tried again later: %s", error)
+                await asyncio.sleep(self._checkpoint_interval_s)
+            except Exception as error:  # noqa: BLE001 -- the store's state is unknown: acknowledge nothing more
+                self._stopped(error)
+                return
+
+    async def checkpoint(self) -> None:
+        """Write what changed to the store and let the journal forget it.
+
+        Raises Unavailable when it was definitely not written: everything stays in memory, to be written next time.
+        """
+        snapshots = self.snapshots()
+        if not self._dirty and not snapshots and not self._ended:
+            return
+        frozen_bytes, self._unstored_bytes = self._unstored_bytes, 0
+        self._frozen, self._dirty = self._dirty, {}
+        ended, self._ended = self._ended, []
+        fresh = {path: self._tails[path] for path in self._fresh_tails}
+        self._fresh_tails = set()
+        pages = [(tail.incarnation, tail.freeze()) for tail in fresh.values()]
+        head = Head(self._index, self._time_ms, self._proposers.stored())
+        try:
+            await self._store.write(Checkpoint(head, self._frozen, pages, ended, snapshots))
+        except BaseException:
+            self._dirty = self._frozen | self._dirty
+            self._ended = ended + self._ended
+            for path, tail in fresh.items():
+                if self._tails.get(path) is tail:
+                    tail.thaw()
+                    self._fresh_tails.add(path)
+            self._unstored_bytes += frozen_bytes
+            self._frozen = {}
+            raise
+        self._frozen = {}
+        self.counts.checkpoints += 1
+        self._journal.trim(head.applied_index)
+        for (_, stored), (path, tail) in zip(pages, fresh.items(), strict=True):
+            if stored:
+                tail.drop(stored[-1].end)
+            if not tail.pages and self._tails.get(path) is tail:
+                del self._tails[path]
+        self._evict()
+        self._room.set()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run something whose end nobody waits for; `aclose` ends it."""
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("%s failed: %r", task.get_name(), task.exception())
+
+
+def _wake(watch: _Watch) -> None:
+    """Wake the readers; the next to wait begins anew."""
+    if not watch.changed.done():
+        watch.changed.set_result(None)
+    watch.changed = watch.changed.get_loop().create_future()
+
+
+def _label(outcome: Outcome) -> str:
+    return outcome.code.value if outcome.code is not None else outcome.result.name.lower()

@@ -1,0 +1,98 @@
+"""The sweeper: proposes what only time brings about. It watches; entries decide (CORE: leases, expiry).
+
+A lease is judged by this process's monotonic clock, never by the partition's time: neither a clock step nor an hour of
+downtime ends a living generation. After two thirds of a lease without renewal a NOOP is proposed; once that is applied,
+every renewal that was on its way before it has been seen. If after another third there is still none, the end is
+proposed, and accepted only if nobody renewed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from broker.core.entry import Entry, Kind, LeaseOptions, encode_options
+from broker.core.state import Generation
+from broker.errors import BrokerError
+from broker.partition import Partition
+
+log = logging.getLogger("streamfold.sweeper")
+
+TICK_S = 0.25
+"""How often leases are looked at: well below the shortest lease, so an end comes within one lease of its due time."""
+EXPIRE_STREAMS_MAX = 256
+"""Overdue streams taken away in one tick; the others wait for the next."""
+
+
+class _Lease:
+    """What this process has seen of one open generation."""
+
+    __slots__ = ("proved_at", "renewed_index", "seen_at")
+
+    def __init__(self, renewed_index: int, seen_at: float) -> None:
+        self.renewed_index = renewed_index
+        self.seen_at = seen_at  # when this renewal was first seen
+        self.proved_at: float | None = None  # when a NOOP proposed after two thirds had been applied
+
+
+class Sweeper:
+    """Runs beside a partition; `run` until cancelled."""
+
+    def __init__(self, partition: Partition, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._partition = partition
+        self._monotonic = monotonic
+        self._leases: dict[tuple[str, str, int], _Lease] = {}  # by (path, generation id, fence)
+
+    async def run(self) -> None:
+        """Tick until cancelled. A partition that refuses or stops is no reason to end: it is tried again."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                await self.tick()
+            except BrokerError as error:
+                log.warning("sweep put off: %s", error)
+
+    async def tick(self) -> None:
+        """One look at everything that time may have ended."""
+        if not self._partition.healthy:
+            return
+        await self._expire_streams()
+        await self._expire_leases()
+        await self._partition.sweep()
+
+    async def _expire_streams(self) -> None:
+        for path, incarnation in await self._partition.overdue(EXPIRE_STREAMS_MAX):
+            await self._partition.propose(Entry(Kind.EXPIRE, path, incarnation=incarnation))
+
+    async def _expire_leases(self) -> None:
+        silent, dead = self._look()
+        if silent:
+            await self._partition.propose(Entry(Kind.NOOP, ""))
+            proved_at = self._monotonic()
+            for lease in silent:
+                lease.proved_at = proved_at
+        for path, generation in dead:
+            options = LeaseOptions(generation.generation_id, generation.fence, generation.renewed_index)
+            await self._partition.propose(Entry(Kind.LEASE_EXPIRE, path, options=encode_options(options)))
+
+    def _look(self) -> tuple[list[_Lease], list[tuple[str, Generation]]]:
+        """The leases that have been silent for two thirds, and the generations that are dead."""
+        now = self._monotonic()
+        known, self._leases = self._leases, {}
+        silent: list[_Lease] = []
+        dead: list[tuple[str, Generation]] = []
+        for path, session in self._partition.open_sessions.items():
+            for generation in session.open:
+                key = (path, generation.generation_id, generation.fence)
+                lease = known.get(key)
+                if lease is None or lease.renewed_index != generation.renewed_index:
+                    lease = _Lease(generation.renewed_index, now)
+                self._leases[key] = lease
+                third_s = generation.lease_ms / 3000
+                if lease.proved_at is not None and now >= lease.proved_at + third_s:
+                    dead.append((path, generation))
+                elif lease.proved_at is None and now >= lease.seen_at + 2 * third_s:
+                    silent.append(lease)
+        return silent, dead

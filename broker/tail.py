@@ -1,0 +1,73 @@
+"""The tail: the newest applied batches of a live stream, in memory until the store has them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from operator import attrgetter
+
+from broker.core.page import Page, after, join
+
+_start = attrgetter("start")
+
+
+class Tail:
+    """Consecutive pages of one incarnation.
+
+    Positions, always start <= frozen <= end: [start, end) is in `pages`; below `frozen` a checkpoint has it in hand;
+    below `start` the store has it.
+    """
+
+    __slots__ = ("end", "frozen", "incarnation", "pages")
+
+    def __init__(self, incarnation: int, start: int) -> None:
+        self.incarnation = incarnation
+        self.pages: deque[Page] = deque()
+        self.frozen = start
+        self.end = start
+
+    def append(self, page: Page) -> None:
+        """Add the next page."""
+        self.pages.append(page)
+        self.end = page.end
+
+    def holds(self, position: int) -> bool:
+        """Whether what lies at `position` is here."""
+        return bool(self.pages) and self.pages[0].start <= position < self.end
+
+    def read(self, position: int, bytes_max: int) -> Page:
+        """From `position`, which it holds, whole pages up to about `bytes_max` bytes."""
+        pages = self.pages
+        at = bisect_right(pages, position, key=_start) - 1
+        first = after(pages[at], position)
+        if at == len(pages) - 1:
+            return first
+        run, size = [first], len(first.data)
+        for index in range(at + 1, len(pages)):
+            size += len(pages[index].data)
+            if size > bytes_max:
+                break
+            run.append(pages[index])
+        return join(run)
+
+    def freeze(self) -> list[Page]:
+        """The pages that no checkpoint has in hand yet; from here on one has."""
+        fresh: list[Page] = []
+        for page in reversed(self.pages):
+            if page.start < self.frozen:
+                break
+            fresh.append(page)
+        fresh.reverse()
+        self.frozen = self.end
+        return fresh
+
+    def thaw(self) -> None:
+        """The checkpoint failed: all that is here is to be stored again."""
+        self.frozen = self.pages[0].start if self.pages else self.end
+
+    def drop(self, position: int) -> int:
+        """The store has everything below `position`; returns the bytes of data let go."""
+        dropped = 0
+        while self.pages and self.pages[0].end <= position:
+            dropped += len(self.pages.popleft().data)
+        return dropped
