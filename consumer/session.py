@@ -1,0 +1,320 @@
+"""The fold of a whole session: its records in, the state of its messages out.
+
+A reader's `SessionView` and the broker's materializer run this same class, so that what a client computes from the
+log is what `GET /messages` answers. Pure: no clock, no socket, no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgspec
+
+from consumer.fold import Fold, UnknownFormat
+from consumer.plain import DEPTH_MAX, JSON, JSONObject, NotJSON, decode, encode, nests_within
+from consumer.wire import ENDED, RecordType, Status
+
+_CHUNK_DEPTH_MAX: Final = DEPTH_MAX - 2
+"""How deeply a chunk may nest for its record to stay within DEPTH_MAX."""
+_FLAT_BYTES_MAX: Final = 2 * _CHUNK_DEPTH_MAX
+"""A record that is no longer holds no chunk that nests more deeply: each level costs its two brackets."""
+_NUMBER_DIGITS_MAX: Final = 16
+
+_ENDING_FACTS: Final = ("reason", "error", "usage", "metadata", "endedAt")
+
+
+class BadSessionState(ValueError):
+    """This is not what `SessionFold.dump` returned, or another version wrote it. Fold the log from its start."""
+
+
+class _ChunkValue(msgspec.Struct, gc=False):
+    chunk: Any
+
+
+class _ChunkRecord(msgspec.Struct, tag_field="type", tag=RecordType.CHUNK.value, gc=False):
+    """The one record that there are many of, decoded straight to the two fields that matter here."""
+
+    key: str
+    value: _ChunkValue
+
+
+class _GenerationValue(msgspec.Struct, rename="camel"):
+    message_id: str
+    lane: str
+    role: str
+    format: str
+    status: Status
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    """The form of `dump`. Another meaning of a field is another version."""
+
+    version: Literal[1]
+    facts: dict[str, Any]
+    chunks: Annotated[int, msgspec.Meta(ge=0)]
+    fold: dict[str, Any] | None
+
+
+_chunk_decoder: Final = msgspec.json.Decoder(_ChunkRecord)
+
+
+class _Turn:
+    """One message of the session as it stands.
+
+    `facts` is its item; while `fold` is there, the item's message is the fold's. `fold` is there exactly while a
+    generation of a known format is open. `chunks` counts the chunks of the generation, folded or not: it is the number
+    that the next one bears, so a chunk seen before is told from it, and a hole is never folded over.
+    """
+
+    __slots__ = ("chunks", "facts", "fold", "is_open", "message_id", "ordinal")
+
+    def __init__(self, ordinal: int, message_id: str, facts: JSONObject) -> None:
+        self.ordinal = ordinal
+        self.message_id = message_id
+        self.facts = facts
+        self.is_open = _status(facts) not in ENDED
+        self.fold: Fold | None = None
+        self.chunks = 0
+
+    def add(self, chunk: JSON) -> None:
+        self.chunks += 1
+        self.facts["status"] = Status.STREAMING.value
+        if self.fold is not None:
+            self.fold.add(chunk)
+
+    def end(self, status: Status, value: JSONObject) -> None:
+        self.facts = {**self.item(), "status": status.value, **_given(value, *_ENDING_FACTS)}
+        self.is_open = False
+        self.fold = None
+
+    def item(self) -> JSONObject:
+        if self.fold is None:
+            return {**self.facts}
+        return {**self.facts, "message": self.fold.message}
+
+
+class SessionFold:
+    """The messages of one session, folded from its records in the order of the log.
+
+    `add` takes anything and never raises. Records of types that are unknown here are passed over; those that no broker
+    wrote are passed over and counted in `malformed`; one that was seen before changes nothing. The same records give
+    the same items, also if `dump` and `load` came between them.
+    """
+
+    __slots__ = ("_generations", "_turns", "malformed")
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        """Records that contradict the record shapes, or the log before them. Not part of the state."""
+        self._turns: dict[str, _Turn] = {}  # by message id
+        self._generations: dict[str, _Turn] = {}  # by generation id, ended ones too: they tell late copies of a chunk
+
+    @classmethod
+    def of_items(cls, items: Iterable[JSONObject]) -> Self:
+        """The fold that has these `items()`, to go on from the offset at which they stood.
+
+        Raises ValueError if something is no item, or if a generation runs: how to go on with it cannot be told from
+        its message alone. Fold the log from its start then.
+        """
+        folding = cls()
+        for item in items:
+            message_id = item.get("id")
+            if not isinstance(message_id, str) or _status(item) not in ENDED:
+                raise ValueError(f"message {message_id!r} is {item['status']}; only ended ones can be taken over")
+            folding._put(_Turn(len(folding._turns), message_id, {**item}))
+        return folding
+
+    # -- folding --------------------------------------------------------------------------------------------------
+
+    def add(self, record: bytes | JSON) -> str | None:
+        """Fold the next record: JSON text in UTF-8, or decoded. The id of the message that it changed, if any.
+
+        What is decoded becomes part of the state and must not be edited afterwards.
+        """
+        if not isinstance(record, bytes):
+            return self._add_decoded(record)
+        try:
+            chunk = _chunk_decoder.decode(record)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self._add_text(record)
+        if len(record) > _FLAT_BYTES_MAX and not nests_within(chunk.value.chunk, _CHUNK_DEPTH_MAX):
+            return self._refuse()
+        return self._add_chunk(chunk.key, chunk.value.chunk)
+
+    def _add_text(self, record: bytes) -> str | None:
+        """What the fast way refuses: every other record, and chunks with text that only `decode` takes."""
+        try:
+            decoded = decode(record)
+        except NotJSON:
+            return self._refuse()
+        return self._add_decoded(decoded)
+
+    def _add_decoded(self, record: Any) -> str | None:
+        if not nests_within(record, DEPTH_MAX):
+            return self._refuse()
+        match record:
+            case {"type": RecordType.CHUNK, "key": str(key), "value": {"chunk": chunk}}:
+                return self._add_chunk(key, chunk)
+            case {"type": RecordType.GENERATION, "key": str(key), "value": dict(value)}:
+                return self._add_generation(key, value)
+            case {"type": RecordType.MESSAGE, "key": str(key), "value": dict(value), "headers": dict(headers)}:
+                return self._add_message(key, value, headers)
+            case {"type": RecordType.CHUNK | RecordType.GENERATION | RecordType.MESSAGE}:
+                return self._refuse()
+            case {"type": str()} | {"headers": {"control": str()}}:
+                return None
+        return self._refuse()
+
+    def _refuse(self) -> str | None:
+        self.malformed += 1
+        return None
+
+    def _add_chunk(self, key: str, chunk: JSON) -> str | None:
+        generation_id, _, number = key.rpartition(":")
+        turn = self._generations.get(generation_id)
+        if turn is None or not turn.is_open or number != str(turn.chunks):
+            seen_before = turn is not None and _is_below(number, turn.chunks)
+            return None if seen_before else self._refuse()
+        turn.add(chunk)
+        return turn.message_id
+
+    def _add_generation(self, generation_id: str, value: JSONObject) -> str | None:
+        try:
+            told = msgspec.convert(value, _GenerationValue)
+        except msgspec.ValidationError:
+            return self._refuse()
+        turn = self._generations.get(generation_id)
+        if turn is None:
+            if told.message_id in self._turns:
+                return self._refuse()
+            turn = self._start(generation_id, told, value)
+        elif turn.message_id != told.message_id:
+            return self._refuse()
+        elif not turn.is_open or told.status not in ENDED:
+            return None
+        if told.status in ENDED:
+            turn.end(told.status, value)
+        return turn.message_id
+
+    def _start(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> _Turn:
+        facts: JSONObject = {
+            "id": told.message_id,
+            "role": told.role,
+            "status": Status.PENDING.value,
+            "generationId": generation_id,
+            "lane": told.lane,
+            "format": told.format,
+            "message": None,
+            **_given(value, "metadata", "createdAt"),
+        }
+        turn = _Turn(len(self._turns), told.message_id, facts)
+        try:
+            turn.fold = Fold.start(told.format)
+        except UnknownFormat:
+            turn.fold = None  # its chunks are counted, its status is told, its message stays null
+        self._put(turn)
+        return turn
+
+    def _add_message(self, message_id: str, value: JSONObject, headers: JSONObject) -> str | None:
+        role = value.get("role")
+        known = self._turns.get(message_id)
+        if not isinstance(role, str) or (known is not None and "generationId" in known.facts):
+            return self._refuse()
+        if known is not None and headers.get("operation") == "insert":
+            return None
+        ordinal = len(self._turns) if known is None else known.ordinal
+        facts: JSONObject = {
+            "id": message_id,
+            "role": role,
+            "status": Status.COMPLETE.value,
+            "message": value,
+            **_created_at(headers, known),
+        }
+        self._put(_Turn(ordinal, message_id, facts))
+        return message_id
+
+    def _put(self, turn: _Turn) -> None:
+        self._turns[turn.message_id] = turn
+        generation_id = turn.facts.get("generationId")
+        if isinstance(generation_id, str):
+            self._generations[generation_id] = turn
+
+    # -- what it has come to --------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a generation is open."""
+        return any(turn.is_open for turn in self._turns.values())
+
+    def items(self) -> list[JSONObject]:
+        """All messages in the order of their first appearance, as `GET /messages` lists them.
+
+        They stay as they are while folding goes on; their values are shared with the state and must not be edited.
+        """
+        return [turn.item() for turn in sorted(self._turns.values(), key=_ordinal)]
+
+    def item(self, message_id: str) -> JSONObject | None:
+        """One of `items()`; None if there is no such message."""
+        turn = self._turns.get(message_id)
+        return None if turn is None else turn.item()
+
+    # -- storing, message by message ------------------------------------------------------------------------------
+
+    def ordinal(self, message_id: str) -> int:
+        """The place of a message in `items()`, from 0. It never changes. Raises KeyError if there is none."""
+        return self._turns[message_id].ordinal
+
+    def dump(self, message_id: str) -> bytes:
+        """All that is known of a message, for `load`. Raises KeyError if there is none."""
+        turn = self._turns[message_id]
+        return encode(
+            {
+                "version": 1,
+                "facts": turn.facts,
+                "chunks": turn.chunks,
+                "fold": None if turn.fold is None else turn.fold.state(),
+            }
+        )
+
+    def load(self, ordinal: int, message_id: str, stored: bytes) -> None:
+        """Put back what `ordinal` and `dump` told of a message; all of them, in any order, before the first `add`.
+
+        Raises BadSessionState if they did not tell this; the fold must then not be used.
+        """
+        try:
+            told = msgspec.convert(decode(stored), _Stored)
+            turn = _Turn(ordinal, message_id, told.facts)
+            turn.chunks = told.chunks
+            turn.fold = None if told.fold is None else Fold.restore(told.fold)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise BadSessionState(f"message {message_id!r}: {error}") from error
+        self._put(turn)
+
+
+def _status(facts: JSONObject) -> Status:
+    """Raises ValueError if it is none."""
+    status = facts.get("status")
+    return Status(status if isinstance(status, str) else "")
+
+
+def _ordinal(turn: _Turn) -> int:
+    return turn.ordinal
+
+
+def _is_below(number: str, chunks: int) -> bool:
+    """Whether this names one of the chunks so far. Written as the broker writes it: digits without leading zeros."""
+    short = len(number) <= _NUMBER_DIGITS_MAX
+    return short and number.isascii() and number.isdigit() and int(number) < chunks and str(int(number)) == number
+
+
+def _given(value: JSONObject, *names: str) -> JSONObject:
+    """Those of the named fields that are there. Null stands for absent: a merging reader is told so to forget one."""
+    return {name: value[name] for name in names if value.get(name) is not None}
+
+
+def _created_at(headers: JSONObject, known: _Turn | None) -> JSONObject:
+    if known is not None:
+        return _given(known.facts, "createdAt")
+    timestamp = headers.get("timestamp")
+    return {"createdAt": timestamp} if isinstance(timestamp, str) else {}
