@@ -64,7 +64,9 @@ LANES_MAX: Final = 256
 LEASE_MS_MIN: Final = 1_000
 LEASE_MS_MAX: Final = 600_000
 LEASE_MS: Final = 30_000
+LIVE_SESSIONS_MAX: Final = 2_000
+"""Sessions whose folded messages stay in memory; any other is folded from its snapshot when somebody asks."""
 
 # -- pages -------------------------------------------------------------------------------------------------------
 PAGE_BYTES: Final = 256 * KIB
-"""Pages are merged up to about this: large enough to read sequentially, small enough to cut one for a resuming reader."""
+"""Pages are merged up to about this: large enough to read in sequence, small enough to cut for a resuming reader."""

@@ -103,8 +103,8 @@ class Partition:
         """Sessions with open generations, by path: those whose leases somebody must watch."""
         self.snapshots: Callable[[], list[Snapshot]] = list
         """Where the materializer puts what is to ride in the next checkpoint."""
-        self.observe: Callable[[str, int], None] | None = None
-        """Told (path, incarnation) of every stream that got records or ended: the materializer's cue. Must be quick."""
+        self.observe: Callable[[str], None] | None = None
+        """Told the path of every stream that got records or ended: the materializer's cue. Must be quick."""
 
         self._journal = journal
         self._store = store
@@ -125,6 +125,7 @@ class Partition:
         self._dirty: dict[Key, Row | None] = {}  # changed since the last freeze
         self._frozen: dict[Key, Row | None] = {}  # in the hands of the checkpoint that is being written
         self._ended: list[tuple[str, int]] = []
+        self._late_snapshots: list[Snapshot] = []  # of a checkpoint that could not be written
         self._tails: dict[str, Tail] = {}
         self._fresh_tails: set[str] = set()  # tails with pages that no checkpoint has in hand
         self._unstored_bytes = 0  # applied and not yet in the store
@@ -426,7 +427,7 @@ class Partition:
         self.counts.appended_records += page.end - page.start if page.lengths else 1
         self.counts.appended_bytes += len(page.data)
         if self.observe is not None:
-            self.observe(path, incarnation)
+            self.observe(path)
 
     def _end(self, path: str, life: int) -> None:
         self._ended.append((path, life))
@@ -435,7 +436,7 @@ class Partition:
             del self._tails[path]
             self._fresh_tails.discard(path)
         if self.observe is not None:
-            self.observe(path, life)
+            self.observe(path)
 
     def _note_session(self, path: str, row: Row | None) -> None:
         if isinstance(row, Session) and row.open:
@@ -657,7 +658,7 @@ class Partition:
 
         Raises Unavailable when it was definitely not written: everything stays in memory, to be written next time.
         """
-        snapshots = self.snapshots()
+        snapshots = [*self._late_snapshots, *self.snapshots()]
         if not self._dirty and not snapshots and not self._ended:
             return
         frozen_bytes, self._unstored_bytes = self._unstored_bytes, 0
@@ -678,8 +679,10 @@ class Partition:
                     self._fresh_tails.add(path)
             self._unstored_bytes += frozen_bytes
             self._frozen = {}
+            self._late_snapshots = snapshots
             raise
         self._frozen = {}
+        self._late_snapshots = []
         self.counts.checkpoints += 1
         self._journal.trim(head.applied_index)
         for (_, stored), (path, tail) in zip(pages, fresh.items(), strict=True):
