@@ -65,7 +65,7 @@ class Journal(Protocol):
         """
 
     def trim(self, index: int) -> None:
-        """Entries up to and including `index` are durable in the store: drop them in bounded steps, in one's own time."""
+        """Entries up to and including `index` are durable in the store: drop them, in bounded steps and later."""
 
     def now_ms(self) -> int:
         """The journal's time carried forward by this process's monotonic clock: what reads judge expiry by."""

@@ -1,0 +1,99 @@
+"""The data folder: who has it, and that its files belong together.
+
+    lock             held by an exclusive lock of the operating system for as long as a process has the folder
+    store.sqlite     what has been applied (`broker.store.sqlite`); makes the uuid
+    journal.sqlite   what is durable beyond it (`broker.journal.sqlite`); carries the same uuid
+
+The store opens first and takes the lock; the journal opens behind it and closes before it. A folder with a store and no
+journal is a restored backup: the journal begins empty, with the store's uuid. The other way round is damage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+from broker.errors import DataDirInUse, StartError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+class DataDir:
+    """A data folder. `take` and `release` are the store's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+        self._uuid: bytes | None = None
+
+    @property
+    def store_path(self) -> Path:
+        return self.path / "store.sqlite"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.sqlite"
+
+    @property
+    def uuid(self) -> bytes:
+        """What the files of this folder share. Raises RuntimeError before the store has opened: a bug of the caller."""
+        if self._uuid is None:
+            raise RuntimeError(f"the store of {self.path} is not open")
+        return self._uuid
+
+    @uuid.setter
+    def uuid(self, uuid: bytes) -> None:
+        self._uuid = uuid
+
+    def take(self) -> None:
+        """Make the folder where it is missing, and lock it.
+
+        Raises DataDirInUse when another process (or another store of this one) has it, StartError when it cannot be
+        made or written. The lock ends with the process, however that ends: there is no stale lock to remove.
+        """
+        try:
+            _make(self.path)
+            lock = (self.path / "lock").open("a", encoding="ascii")
+        except OSError as error:
+            raise StartError(f"{self.path}: {error.strerror}", "name a folder that this user can write") from error
+        try:
+            _lock(lock)
+        except OSError as error:
+            lock.close()
+            raise DataDirInUse(
+                f"another process has the data folder {self.path}",
+                "run one broker process for each data folder: one worker, or another --data-dir",
+            ) from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Give the folder free. Idempotent."""
+        self._uuid = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _make(path: Path) -> None:
+    """Make `path`, and make it survive power loss: a folder is durable when the one that names it is."""
+    if path.is_dir():
+        return
+    path.mkdir(parents=True)
+    if sys.platform != "win32":
+        parent = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+
+def _lock(lock: IO[str]) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,71 @@
+"""The memory journal: the order and the times of a journal, and no durability; for tests and for trying things out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from broker.core.entry import Entry
+from broker.errors import EngineStopped
+from broker.journal import Commit, Refused
+from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
+from consumer.wire import Durability
+
+
+class MemoryJournal:
+    """A `Journal` that keeps nothing: what is proposed in one iteration of the event loop comes back in the next."""
+
+    durability: Durability = Durability.MEMORY
+    lone_proposer: bool = True
+
+    def __init__(self, *, wall_ms: Milliseconds = wall_ms, monotonic_ms: Milliseconds = monotonic_ms) -> None:
+        self._clock = Clock(0, wall_ms, monotonic_ms)
+        self._wall_ms, self._monotonic_ms = wall_ms, monotonic_ms
+        self._next_index = 1
+        self._waiting: list[Entry] = []
+        self._deliver: Callable[[Commit | Refused], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self, applied_index: int, applied_time_ms: int) -> None:
+        """Begin after `applied_index`. Raises nothing."""
+        self._clock = Clock(applied_time_ms, self._wall_ms, self._monotonic_ms)
+        self._next_index = applied_index + 1
+
+    async def replay(self) -> AsyncIterator[Commit]:
+        """Nothing: it was lost with the process before."""
+        nothing: tuple[Commit, ...] = ()
+        for commit in nothing:
+            yield commit
+
+    def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:  # noqa: ARG002 - nothing can stop it
+        """Take proposals from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
+
+    def propose(self, entry: Entry) -> None:
+        """Queue an entry. Raises EngineStopped before `start` and after `aclose`."""
+        if self._loop is None:
+            raise EngineStopped("the journal is closed")
+        self._waiting.append(entry)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._commit)
+
+    def trim(self, index: int) -> None:
+        """Nothing is kept, so nothing is dropped."""
+
+    def now_ms(self) -> int:
+        """The time now; see `Clock`."""
+        return self._clock.now_ms()
+
+    async def aclose(self) -> None:
+        """Hand back what waits; take no more."""
+        self._loop = None
+        self._commit()
+
+    def _commit(self) -> None:
+        if not self._waiting or self._deliver is None:
+            return
+        entries, self._waiting = self._waiting, []
+        commit = Commit(self._next_index, self.now_ms(), entries)
+        self._next_index += len(entries)
+        self._deliver(commit)
