@@ -1,0 +1,327 @@
+"""One attempt to write one message, as an asynchronous context manager."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import anyio
+import anyio.lowlevel
+
+from consumer.wire import ENDED, Code, Reason, Status
+from producer.address import checked_id, generation_target
+from producer.control import Control, Stopped
+from producer.encoding import encode_chunk
+from producer.errors import BufferFull, ChunkTooLarge, Fenced, Finished, ProducerError, Refused
+from producer.limits import Limits
+from producer.sender import Place, Receipt, Sender
+from producer.transport import Transport
+
+__all__ = ["Generation", "Opening"]
+
+LEASE_MS_MIN, LEASE_MS_MAX = 1_000, 600_000
+ERROR_CHARS_MAX = 2_000
+"""Of an exception's text in the log of a session: a message for people, not a dump."""
+
+_log = logging.getLogger("streamfold.producer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a generation is opened with. A retry, and a resumed process, must say the same.
+
+    Raises ValueError if an id is none, or the lease is outside 1 s to 600 s.
+    """
+
+    session_id: str
+    generation_id: str
+    message_id: str
+    lane: str
+    format: str
+    role: str
+    actor_id: str | None
+    lease_ms: int
+
+    def __post_init__(self) -> None:
+        generation_target(self.session_id, self.generation_id)
+        checked_id("message_id", self.message_id)
+        checked_id("lane", self.lane)
+        if not LEASE_MS_MIN <= self.lease_ms <= LEASE_MS_MAX:
+            raise ValueError(f"lease_ms must be {LEASE_MS_MIN} to {LEASE_MS_MAX}")
+
+    def place(self, *, next_seq: int, chunks: int) -> Place:
+        query = {"messageId": self.message_id, "lane": self.lane, "format": self.format, "role": self.role}
+        if self.actor_id is not None:
+            query["actorId"] = self.actor_id
+        query["leaseMs"] = str(self.lease_ms)
+        target = generation_target(self.session_id, self.generation_id)
+        return Place(target, urlencode(query), self.lease_ms, next_seq, chunks)
+
+
+class Generation:
+    """Write chunks inside `async with`; made by `Producer.generation`.
+
+    Order and completeness: chunks become durable in the order in which they were written, each once, with none missing
+    before one that is there. Sending goes on in the background; `write` returns before a chunk is durable, `flush` and
+    `finish` return after.
+
+    Leaving the context ends the generation: `complete` when left normally, `failed` with the type and the text of the
+    exception when left by one, `aborted` when cancelled. In each case everything written is sent first. The ending runs
+    in a task of the Producer, so that neither the cancelled scope nor a second cancellation stops it; leaving waits for
+    it, at most `finish_timeout_s`. An error of the ending is raised when the context is left normally, unless a call
+    had raised it before; otherwise it is added to the exception under way as a note, and is in `error`.
+
+    Somebody else may end it: a stop, a newer generation in the lane, the lease. Then `stopped` is set and every call
+    raises Fenced. It is learned from the next answer of the broker, a heartbeat's at the latest.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        *,
+        transport: Transport,
+        control: Control,
+        limits: Limits,
+        start: Callable[[Sender], None],
+        resume: bool,
+    ) -> None:
+        self._opening = opening
+        self._transport = transport
+        self._control = control
+        self._limits = limits
+        self._start = start
+        self._resume = resume
+        self._skip = 0
+        """Chunks still to be skipped: durable already, and about to be written again."""
+        self._was_complete = False
+        """Taken up after its finish: all that is left is to skip what is written again, and to finish likewise."""
+        self._error_told = False
+        self._entered: Sender | None = None
+
+    @property
+    def session_id(self) -> str:
+        return self._opening.session_id
+
+    @property
+    def generation_id(self) -> str:
+        return self._opening.generation_id
+
+    @property
+    def message_id(self) -> str:
+        return self._opening.message_id
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The newest acknowledgement; None before the first of this process."""
+        return self._sender.receipt
+
+    @property
+    def durable_chunks(self) -> int:
+        """How many chunks of the generation are known to be durable, those of earlier processes included."""
+        return self._sender.chunks_durable
+
+    @property
+    def stopped(self) -> anyio.Event:
+        """Set as soon as it is known that the generation has ended and takes no more; `error` then says why."""
+        return self._sender.fenced
+
+    @property
+    def error(self) -> ProducerError | None:
+        """Why it can go no further; None while it can, and after an ending that went well."""
+        return self._sender.error
+
+    async def write(self, chunk: Any) -> None:
+        """Queue a chunk: any JSON value in the generation's format. Waits while the buffer is full.
+
+        When cancelled, the chunk is not queued. With `resume`, the first `durable_chunks` chunks are not queued either:
+        they are there.
+
+        Raises TypeError if the chunk is no JSON and ChunkTooLarge if it is above the limit; neither does harm, and the
+        next can be written. Raises Fenced if the generation was ended by somebody else, Unavailable, Refused or Gap if
+        an earlier chunk could not be delivered (see there; nothing more can be written), Finished after `finish`.
+        """
+        encoded = self._encoded(chunk)
+        if encoded is None:
+            return
+        # A caller that never waits for anything else must still let the sender run, or nothing leaves early.
+        if self._sender.is_due:
+            await anyio.lowlevel.checkpoint()
+        while not self._sender.has_room(encoded):
+            self._check()
+            await self._sender.changed.wait()
+        self._check()
+        self._sender.add(encoded)
+
+    def write_nowait(self, chunk: Any) -> None:
+        """As `write`, but raises BufferFull instead of waiting; the chunk is then not queued."""
+        encoded = self._encoded(chunk)
+        if encoded is None:
+            return
+        if not self._sender.has_room(encoded):
+            raise BufferFull("the buffer has no room for this chunk")
+        self._sender.add(encoded)
+
+    async def flush(self) -> Receipt | None:
+        """Wait until everything written before the call is durable; returns the newest receipt.
+
+        None if this process has not written anything. Raises what `write` raises, and Unavailable if it took longer
+        than `flush_timeout_s`; the sending then goes on.
+        """
+        target = self._sender.chunks_written
+        self._sender.hurry()
+        with anyio.move_on_after(self._limits.flush_timeout_s):
+            while self._sender.chunks_durable < target:
+                self._raise_error()
+                await self._sender.changed.wait()
+            return self.receipt
+        raise self._sender.unavailable(f"not flushed within {self._limits.flush_timeout_s:g} s")
+
+    async def finish(
+        self,
+        status: Status | str = Status.COMPLETE,
+        *,
+        reason: str | None = None,
+        error: Any = None,
+        usage: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Receipt | None:
+        """End the generation; returns when everything written, and the end, are durable.
+
+        The receipt is that of the end; None if an earlier process had finished it. Leaving the context afterwards does
+        nothing more. Raises what `write` raises, Unavailable if it took longer than `finish_timeout_s` (the broker ends
+        the generation when its lease runs out), ValueError if `status` is no end, and TypeError if a value is no JSON.
+        """
+        end = Status(status)
+        if end not in ENDED:
+            raise ValueError(f"a generation cannot be finished as {end}")
+        if self._was_complete and end is Status.COMPLETE:
+            return None
+        self._check()
+        self._close(end, reason=reason, error=error, usage=usage, metadata=metadata)
+        await self._sender.over.wait()
+        self._raise_error()
+        return self.receipt
+
+    async def stop(self, *, requested_by: str | None = None, reason: str | None = None) -> Stopped | None:
+        """End it as aborted, at once: what is in flight is cancelled, what is queued is dropped.
+
+        What is durable stays. To keep everything written, use `finish("aborted")`. Returns how it ended, None if the
+        broker never heard of it. Raises Unavailable or Refused if the stop itself could not be delivered; writing is
+        over in any case, and the lease ends the generation.
+        """
+        self._sender.abandon(Fenced(Reason.STOPPED, generation_status=Status.ABORTED))
+        self._error_told = True
+        await self._sender.over.wait()
+        if not self._sender.has_sent:
+            return None
+        try:
+            return await self._control.stop(self.session_id, self.generation_id, requested_by, reason)
+        except Refused as refusal:
+            if refusal.code != Code.GENERATION_NOT_FOUND or self._sender.is_open:
+                raise
+        return await self._stop_before_it_opens(requested_by, reason)
+
+    async def __aenter__(self) -> Self:
+        if self._entered is not None:
+            raise RuntimeError("a generation can be entered once; make another, with resume=True if it is the same")
+        next_seq = await self._take_up() if self._resume else 0
+        place = self._opening.place(next_seq=next_seq, chunks=self._skip)
+        self._entered = Sender(self._transport, place, self._limits)
+        if self._was_complete:
+            self._entered.conclude()
+        else:
+            self._start(self._entered)
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._sender.closing and self.error is None:
+            self._close_because(error)
+        with anyio.CancelScope(shield=True):
+            await self._sender.over.wait()
+        if self.error is None or self._error_told or error is self.error:
+            return
+        if error is None:
+            self._raise_error()
+        else:
+            self._note(error, self.error)
+
+    @property
+    def _sender(self) -> Sender:
+        if self._entered is None:
+            raise RuntimeError("use the generation inside 'async with'")
+        return self._entered
+
+    def _encoded(self, chunk: Any) -> bytes | None:
+        """The chunk as it is to be queued; None if it is durable already."""
+        if self._skip:
+            self._skip -= 1
+            return None
+        self._check()
+        encoded = encode_chunk(chunk)
+        if len(encoded) > self._limits.chunk_bytes_max:
+            raise ChunkTooLarge(f"a chunk of {len(encoded)} bytes; {self._limits.chunk_bytes_max} are allowed")
+        return encoded
+
+    def _check(self) -> None:
+        """Raise if nothing more can be written."""
+        self._raise_error()
+        if self._sender.closing:
+            raise Finished("the generation is finished")
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            self._error_told = True
+            raise self.error
+
+    def _close(self, status: Status, **facts: Any) -> None:
+        given = {name: fact for name, fact in facts.items() if fact is not None}
+        self._sender.close(encode_chunk({"status": status, **given}))
+
+    def _close_because(self, error: BaseException | None) -> None:
+        if error is None:
+            self._close(Status.COMPLETE)
+        elif isinstance(error, Exception):
+            self._close(Status.FAILED, error={"type": type(error).__name__, "message": str(error)[:ERROR_CHARS_MAX]})
+        else:
+            self._close(Status.ABORTED, reason="cancelled")
+
+    def _note(self, leaving: BaseException, lost: ProducerError) -> None:
+        text = f"the generation {self.generation_id} could not be ended: {lost}"
+        leaving.add_note(text)
+        if not isinstance(leaving, Exception):
+            # Whoever cancels swallows the cancellation, and the note with it.
+            _log.warning("session %s: %s", self.session_id, text)
+
+    async def _take_up(self) -> int:
+        """Ask how far earlier processes got; the seq to go on with. Raises Fenced if there is nothing to go on with."""
+        try:
+            state = await self._control.generation_state(self.session_id, self.generation_id)
+        except Refused as refusal:
+            if refusal.code != Code.GENERATION_NOT_FOUND:
+                raise
+            return 0
+        if state.status in ENDED and state.status != Status.COMPLETE:
+            raise Fenced(state.reason or "finished", current_epoch=state.fence, generation_status=state.status)
+        self._was_complete = state.status == Status.COMPLETE
+        self._skip = state.chunks
+        return state.seq + 1
+
+    async def _stop_before_it_opens(self, requested_by: str | None, reason: str | None) -> Stopped:
+        """Stop it when its first batch was cancelled on its way, and may still arrive and open it.
+
+        An end in the place of that batch settles it; if that is refused, the batch has arrived meanwhile.
+        """
+        body = encode_chunk({"status": Status.ABORTED, "reason": Reason.STOPPED})
+        try:
+            receipt = await self._sender.end_unopened(body)
+        except Refused as refusal:
+            if refusal.code != Code.PAYLOAD_MISMATCH:
+                raise
+            return await self._control.stop(self.session_id, self.generation_id, requested_by, reason)
+        return Stopped(self.generation_id, Status.ABORTED, Reason.STOPPED, receipt.offset)

@@ -1,0 +1,66 @@
+"""Every bound of a producer, with its unit and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a producer allows itself; all values are positive, `linger_ms` may be 0.
+
+    Raises ValueError if one is not, or if two contradict each other.
+    """
+
+    linger_ms: float = 5.0
+    """How long a chunk waits for company. Far below what an eye notices, and most of what a model emits in a burst
+    comes within it. The first chunk of a generation never waits."""
+    batch_bytes_max: int = 256 * KIB
+    """A batch is cut at this many bytes of body; a larger chunk travels alone. A quarter of the smallest body limit
+    that a broker of ours has, so a proxy's smaller limit can be met by lowering one number."""
+    batch_chunks_max: int = 1000
+    """A batch is cut at this many chunks. Above some hundreds the cost of a request is spread thin enough."""
+    in_flight_max: int = 4
+    """Batches sent and not acknowledged, each on a connection of its own. Chunks that come while all are under way
+    make the next batch larger, so more of them buy nothing. Far below the 64 batches that a broker remembers receipts
+    of."""
+    buffer_bytes_max: int = 8 * MIB
+    """Written and not acknowledged, in flight included; then `write` waits, so memory stays flat when the broker is
+    slow."""
+    buffer_chunks_max: int = 20_000
+    """The same in chunks: small ones cost more memory than their bytes. Minutes of a fast model."""
+    chunk_bytes_max: int = 1 * MIB - KIB
+    """One chunk as JSON. With the array around it, it still fits the smallest body limit of a broker (1 MiB)."""
+
+    connect_timeout_s: float = 5.0
+    attempt_timeout_s: float = 10.0
+    """Silence of a connection after which an attempt is given up. Above the broker's own 5 s wait for room, after which
+    it answers 503 itself."""
+    deadline_s: float = 60.0
+    """From the first attempt of a request to giving it up, all attempts and waits included. A broker's restart takes
+    seconds; a machine's takes a minute."""
+    flush_timeout_s: float = 60.0
+    finish_timeout_s: float = 30.0
+    """The ending of a generation: what is unacknowledged, and the finish. It also bounds how long a cancelled scope is
+    held up. Whatever a broker did not get by then, its lease ends the generation."""
+    backoff_s_initial: float = 0.1
+    backoff_s_max: float = 5.0
+    backoff_s_jitter: float = 0.25
+    """Added at random to each wait, so that the producers of a restarted broker do not return in step."""
+
+    connections_max: int = 100
+    """Of one Producer, whatever its generations: below the usual 1024 file descriptors of a process."""
+    connection_idle_s: float = 60.0
+    """How long an idle connection is kept. If the broker closes it earlier, that is noticed before use."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0 and field.name != "linger_ms":
+                raise ValueError(f"{field.name} must be above 0")
+        if self.linger_ms < 0:
+            raise ValueError("linger_ms must not be below 0")
+        if self.chunk_bytes_max > self.buffer_bytes_max:
+            raise ValueError("chunk_bytes_max must not be above buffer_bytes_max: such a chunk would wait for ever")

@@ -1,0 +1,178 @@
+"""The client that writes: sessions, messages, generations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.abc
+
+from consumer.wire import Status
+from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
+from producer.encoding import encode_chunk
+from producer.generation import Generation, Opening
+from producer.limits import Limits
+from producer.sender import Sender
+from producer.transport import HttpTransport, Transport
+
+__all__ = ["Producer"]
+
+FORMAT_DEFAULT = "ai-sdk-ui-message-stream"
+LEASE_MS_DEFAULT = 30_000
+
+
+class Producer:
+    """A connection pool to one broker, and the owner of the tasks that send. One for an application is enough.
+
+        async with Producer("http://127.0.0.1:4437") as producer:
+            await producer.create_session("session-1")
+            async with producer.generation("session-1", "generation-1") as generation:
+                await generation.write(chunk)
+
+    Enter it where the application lives, not inside a request: what its generations have written is sent by its tasks,
+    and goes on when a request is cancelled. Leaving it ends the generations that are still open as `aborted`, with
+    everything they have written; that takes at most `finish_timeout_s`, and no cancellation cuts it short.
+
+    All requests are retried on connection errors, time outs, 408, 429 and 5xx, as long as the deadline allows; doing
+    so never doubles anything. Raises ValueError if the URL is not http or https.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        limits: Limits | None = None,
+        headers: Mapping[str, str] | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._transport = transport or HttpTransport(url, self._limits, headers)
+        self._control = Control(self._transport, self._limits)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._senders: set[Sender] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("a producer can be entered once")
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._end_all()
+        finally:
+            # Not told of the caller's exception: a task group would wrap it into a group.
+            await self._tasks.__aexit__(None, None, None)
+            with anyio.CancelScope(shield=True):
+                await self._transport.aclose()
+
+    async def create_session(
+        self,
+        session_id: str,
+        *,
+        message: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> SessionReceipt:
+        """Create a session, with its first message if one is given: both exist then, or neither does.
+
+        The same again is a success, with `created` False. Raises Refused (`MESSAGE_EXISTS`) if the message's id is
+        taken by another message, Unavailable if there was no answer within the deadline, TypeError if a value is no
+        JSON, ValueError if the id is none.
+        """
+        return await self._control.create_session(session_id, message, metadata)
+
+    async def send_message(
+        self, session_id: str, message: Mapping[str, Any], *, txid: str | None = None
+    ) -> MessageReceipt:
+        """Add a whole message, `{"id": …, "role": …, …}`; its id is yours, and makes a repetition harmless.
+
+        Raises Refused (`MESSAGE_EXISTS`, `SESSION_NOT_FOUND`, …), Unavailable, TypeError and ValueError as
+        `create_session`.
+        """
+        return await self._control.send_message(session_id, message, txid)
+
+    async def stop(
+        self, session_id: str, generation_id: str, *, requested_by: str | None = None, reason: str | None = None
+    ) -> Stopped:
+        """End a generation as aborted, whoever writes it. What is durable stays; later chunks are refused.
+
+        One that has ended already stays as it is: look at `status`. Raises Refused (`GENERATION_NOT_FOUND`, …),
+        Unavailable and ValueError as `create_session`.
+        """
+        return await self._control.stop(session_id, generation_id, requested_by, reason)
+
+    def generation(  # noqa: PLR0913  what a generation is opened with, each with its default
+        self,
+        session_id: str,
+        generation_id: str,
+        *,
+        message_id: str | None = None,
+        lane: str = "main",
+        format: str = FORMAT_DEFAULT,  # noqa: A002  the session API's own word
+        role: str = "assistant",
+        actor_id: str | None = None,
+        lease_ms: int = LEASE_MS_DEFAULT,
+        resume: bool = False,
+    ) -> Generation:
+        """A generation to enter with `async with`; it writes the message `message_id` (default: the generation's id).
+
+        No request is made on entering: the first batch opens the generation, and ends another that is open in the
+        lane (`superseded`). Leaving it without having written anything opens and ends it at once. The generation is
+        ended by the broker when nothing is heard of it for `lease_ms`; heartbeats are sent while nothing is written.
+
+        With `resume`, entering asks the broker how far earlier processes got (a generation that it does not know
+        begins from the start). The caller then writes its chunks again *from the first*: as many as are durable
+        (`durable_chunks`) are skipped unseen, so they have to be the same ones, and the rest is sent. One that had
+        been completed takes the same chunks and the same finish again, without effect. Entering raises Fenced if the
+        generation has ended in any other way, and Unavailable or Refused.
+
+        Two processes must not write one generation at once: the second one's batches differ from the first one's, and
+        one of them gets Refused (`PAYLOAD_MISMATCH`). A batch that a killed process had sent may arrive just after the
+        question how far it got, with the same outcome; resuming again is then safe.
+
+        Raises ValueError if an id is none, or the lease is outside 1,000 to 600,000 ms.
+        """
+        opening = Opening(
+            session_id=session_id,
+            generation_id=generation_id,
+            message_id=generation_id if message_id is None else message_id,
+            lane=lane,
+            format=format,
+            role=role,
+            actor_id=actor_id,
+            lease_ms=lease_ms,
+        )
+        return Generation(
+            opening,
+            transport=self._transport,
+            control=self._control,
+            limits=self._limits,
+            start=self._start,
+            resume=resume,
+        )
+
+    async def _end_all(self) -> None:
+        """End what was left open: its writer is still inside, and learns it from its next call."""
+        for sender in self._senders:
+            if not sender.closing and sender.error is None:
+                sender.close(encode_chunk({"status": Status.ABORTED, "reason": "the producer was closed"}))
+        for sender in list(self._senders):
+            await sender.over.wait()
+
+    def _start(self, sender: Sender) -> None:
+        if self._tasks is None:
+            raise RuntimeError("use the producer inside 'async with'")
+        self._tasks.start_soon(self._run, sender)
+        self._senders.add(sender)
+
+    async def _run(self, sender: Sender) -> None:
+        try:
+            await sender.run()
+        finally:
+            self._senders.discard(sender)
