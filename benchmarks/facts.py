@@ -1,0 +1,106 @@
+"""What a number was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import msgspec
+
+FSYNCS: Final = 200
+FSYNC_BYTES: Final = 8192
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """The machine and the versions."""
+
+    cpu: str
+    cores: int
+    system: str
+    file_system: str
+    fsync_ms: float  # median of 8 KiB overwritten and synced, in the folder that the servers write to
+    python: str
+    uvicorn: str
+    uvloop: str
+    httptools: str
+    sqlite: str
+    commit: str
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is synced there survives a power loss."""
+        return self.file_system not in {"tmpfs", "ramfs"}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cpu}, {self.cores} cores, {self.system}; {self.file_system}, fsync {self.fsync_ms:.2f} ms; "
+            f"Python {self.python}, uvicorn {self.uvicorn}, uvloop {self.uvloop}, httptools {self.httptools}, "
+            f"SQLite {self.sqlite}; commit {self.commit}"
+        )
+
+
+def collect(data_dir: Path) -> Facts:
+    """The facts of this machine, and of the disk under `data_dir`."""
+    return Facts(
+        cpu=_cpu(),
+        cores=os.cpu_count() or 1,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        file_system=_file_system(data_dir),
+        fsync_ms=_fsync_ms(data_dir),
+        python=platform.python_version(),
+        uvicorn=version("uvicorn"),
+        uvloop=version("uvloop"),
+        httptools=version("httptools"),
+        sqlite=sqlite3.sqlite_version,
+        commit=_commit(),
+    )
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _file_system(folder: Path) -> str:
+    """Its type: that of the mount with the longest path above it."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except FileNotFoundError:
+        return "unknown"
+    above = [(len(point), kind) for _, point, kind, *_ in mounts if folder.resolve().is_relative_to(point)]
+    return max(above)[1] if above else "unknown"
+
+
+def _fsync_ms(folder: Path) -> float:
+    path = folder / "fsync"
+    took_s = []
+    with path.open("wb", buffering=0) as file:
+        file.write(bytes(FSYNC_BYTES))
+        os.fsync(file)
+        for _ in range(FSYNCS):
+            file.seek(0)
+            begun_s = time.perf_counter()
+            file.write(os.urandom(FSYNC_BYTES))
+            os.fsync(file)
+            took_s.append(time.perf_counter() - begun_s)
+    path.unlink()
+    return median(took_s) * 1000
+
+
+def _commit() -> str:
+    git = ["git", "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()

@@ -1,0 +1,101 @@
+"""Servers as processes on a core of their own, killed when they are done with."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+READY_S_MAX: Final = 60.0
+CORES: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+"""The first is the server's, the last the load's; with fewer than two, both share what there is."""
+
+Command = list[str]
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.port = port
+        self._process = process
+
+    def cpu_s(self) -> float:
+        """What it has used of its core so far, in seconds; 0 where the system has no /proc."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except FileNotFoundError:
+            return 0.0
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def bare(port: int) -> Command:
+    """The floor."""
+    return [sys.executable, "-m", "benchmarks.bare", str(port)]
+
+
+def streamfold(port: int, engine: str, data_dir: Path) -> Command:
+    """`streamfold serve`."""
+    program = str(Path(sys.executable).with_name("streamfold"))
+    return [program, "serve", "--port", str(port), "--engine", engine, "--data-dir", str(data_dir)]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def pin_load() -> None:
+    """Keep this process, and what it starts besides servers, to the load's core."""
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, {CORES[-1]})
+
+
+@contextmanager
+def running(command: Command, port: int) -> Iterator[Server]:
+    """The server, accepting connections, alone on its core. Killed at the end, with SIGKILL: no farewell.
+
+    Raises RuntimeError when it ends or does not listen in READY_S_MAX.
+    """
+    with _on_server_core():
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait_until_listening(process, port)
+        yield Server(process, port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _on_server_core() -> Iterator[None]:
+    """What is started in here inherits the server's core."""
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, {CORES[0]})
+    try:
+        yield
+    finally:
+        pin_load()
+
+
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline_s = time.monotonic() + READY_S_MAX
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.02)
+    raise RuntimeError(f"{process.args!r} does not listen after {READY_S_MAX} s")
