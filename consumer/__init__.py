@@ -1,1 +1,56 @@
-"""The client library for readers: follow a session, fold its records into messages, keep what was read."""
+"""The client library that reads: a resumable reader, and the view of a session.
+
+`consumer.fold` folds the chunks of one answer. Everything is imported when it is first asked for: the broker shares
+`consumer.wire` and `consumer.session` and must not load an HTTP client for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from consumer.batch import Batch
+    from consumer.errors import (
+        AccessDenied,
+        BadAnswer,
+        ConsumerError,
+        OffsetGone,
+        Refused,
+        StreamNotFound,
+        TooLarge,
+        Unavailable,
+    )
+    from consumer.limits import Limits
+    from consumer.reader import Reader, Snapshot
+    from consumer.view import Change, SessionView
+
+__all__ = [
+    "AccessDenied",
+    "BadAnswer",
+    "Batch",
+    "Change",
+    "ConsumerError",
+    "Limits",
+    "OffsetGone",
+    "Reader",
+    "Refused",
+    "SessionView",
+    "Snapshot",
+    "StreamNotFound",
+    "TooLarge",
+    "Unavailable",
+]
+
+_HOMES = {
+    "Batch": "batch",
+    "Change": "view",
+    "Limits": "limits",
+    "Reader": "reader",
+    "SessionView": "view",
+    "Snapshot": "reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

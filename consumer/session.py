@@ -111,7 +111,7 @@ class SessionFold:
         self._generations: dict[str, _Turn] = {}  # by generation id, ended ones too: they tell late copies of a chunk
 
     @classmethod
-    def of_items(cls, items: Iterable[JSONObject]) -> Self:
+    def of_items(cls, items: Iterable[dict[str, Any]]) -> Self:
         """The fold that has these `items()`, to go on from the offset at which they stood.
 
         Raises ValueError if something is no item, or if a generation runs: how to go on with it cannot be told from
@@ -247,14 +247,14 @@ class SessionFold:
         """Whether a generation is open."""
         return any(turn.is_open for turn in self._turns.values())
 
-    def items(self) -> list[JSONObject]:
+    def items(self) -> list[dict[str, Any]]:
         """All messages in the order of their first appearance, as `GET /messages` lists them.
 
         They stay as they are while folding goes on; their values are shared with the state and must not be edited.
         """
         return [turn.item() for turn in sorted(self._turns.values(), key=_ordinal)]
 
-    def item(self, message_id: str) -> JSONObject | None:
+    def item(self, message_id: str) -> dict[str, Any] | None:
         """One of `items()`; None if there is no such message."""
         turn = self._turns.get(message_id)
         return None if turn is None else turn.item()

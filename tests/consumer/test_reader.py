@@ -1,0 +1,409 @@
+"""The reader against a model of a broker that fails in every way a network can."""
+
+import json
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+from consumer import (
+    AccessDenied,
+    BadAnswer,
+    Batch,
+    Limits,
+    OffsetGone,
+    Reader,
+    Refused,
+    StreamNotFound,
+    TooLarge,
+    Unavailable,
+)
+from consumer.errors import AttemptFailed
+from tests.consumer.model import Fault, Model
+
+RECORDS = [{"n": 0}, [1], "two\u2028\u0085\r\n\N{GRINNING FACE}", 3, None]
+
+HASTY = Limits(
+    backoff_s_initial=0.001,
+    backoff_s_max=0.01,
+    backoff_s_jitter=0.001,
+    deadline_s=10,
+    follow_deadline_s=10,
+    life_s_min=0.05,
+)
+"""Waits so short that every byte of a connection can be cut in one test; deadlines so that nothing hangs."""
+
+
+def reader(model: Model, **limits: Any) -> Reader:
+    return Reader(model.url, limits=replace(HASTY, **limits))
+
+
+async def followed(model: Model, offset: str = "-1", *, live: bool = True, **limits: Any) -> list[Batch]:
+    async with reader(model, **limits) as reading:
+        return [batch async for batch in reading.follow("s", offset, live=live)]
+
+
+def records_of(batches: list[Batch]) -> list[Any]:
+    return [record for batch in batches for record in batch.records]
+
+
+# -- what it hands out ---------------------------------------------------------------------------------------------
+
+
+async def test_without_live_it_ends_at_the_present_end() -> None:
+    async with Model(*RECORDS) as model:
+        batches = await followed(model, live=False)
+
+    assert records_of(batches) == RECORDS
+    assert [(batch.next_offset, batch.up_to_date) for batch in batches] == [
+        ("0002", False),
+        ("0004", False),
+        ("0005", True),
+    ]
+    assert [asked.query for asked in model.asked] == [{"offset": "-1"}, {"offset": "0002"}, {"offset": "0004"}]
+
+
+async def test_what_comes_later_comes_live_until_the_stream_is_closed() -> None:
+    async with Model(*RECORDS) as model, reader(model) as reading, anyio.create_task_group() as tasks:
+        batches = []
+        async for batch in reading.follow("s"):
+            batches.append(batch)
+            if batch.next_offset == "0005":
+                tasks.start_soon(model.append, "a", "b", "c")
+            if batch.next_offset == "0008":
+                tasks.start_soon(model.close)
+
+    assert records_of(batches) == [*RECORDS, "a", "b", "c"]
+    assert batches[-1] == Batch([], "0008", up_to_date=True, closed=True, cursor="8")
+
+
+async def test_a_closed_stream_ends_with_its_last_page() -> None:
+    async with Model(*RECORDS) as model:
+        model.closed = True
+        batches = await followed(model)
+
+    assert records_of(batches) == RECORDS
+    assert batches[-1].closed
+    assert not any("live" in asked.query for asked in model.asked)
+
+
+async def test_an_empty_stream_tells_that_it_has_nothing_more() -> None:
+    async with Model() as model:
+        assert await followed(model, live=False) == [Batch([], "0000", up_to_date=True, closed=False, cursor="7")]
+
+
+async def test_from_now_only_what_comes_is_told() -> None:
+    async with Model(*RECORDS) as model, reader(model) as reading, anyio.create_task_group() as tasks:
+        batches = []
+        async for batch in reading.follow("s", "now"):
+            batches.append(batch)
+            if not batch.records:
+                tasks.start_soon(model.append, "new")
+                tasks.start_soon(model.close)
+
+    assert batches[0] == Batch([], "0005", up_to_date=True, closed=False, cursor="7")
+    assert records_of(batches) == ["new"]
+
+
+async def test_another_reader_goes_on_where_one_stopped() -> None:
+    async with Model(*RECORDS) as model:
+        model.closed = True
+        async with reader(model) as first, aclosing(first.follow("s")) as batches:
+            seen = await anext(batches)
+        rest = await followed(model, seen.next_offset)
+
+    assert [*seen.records, *records_of(rest)] == RECORDS
+
+
+async def test_a_byte_stream_comes_as_its_bytes() -> None:
+    data = [bytes(range(256)), b"", b"\r\n", b"\xff" * 7]
+    async with Model(*data, content_type="image/png", page_records=1) as model, reader(model) as reading:
+        async with aclosing(reading.follow("s", "now")) as batches:
+            await anext(batches)
+            await model.append(*data)
+            await model.close()
+            live = [batch.records async for batch in batches]
+        caught_up = await reading.read("s")
+
+    assert b"".join(live) == b"".join(data)  # type: ignore[arg-type]  # a byte stream's records are bytes
+    assert caught_up.records == b"".join(data) * 2
+
+
+async def test_text_keeps_its_line_ends_while_it_is_followed() -> None:
+    async with (
+        Model(b"a\r", content_type="text/plain; charset=utf-8") as model,
+        reader(model) as reading,
+        aclosing(reading.follow("s")) as batches,
+    ):
+        seen = [(await anext(batches)).records]
+        await model.append(b"\nb\n\n", b"\rc\xc3")
+        seen.append((await anext(batches)).records)
+        await model.close()
+        seen += [batch.records async for batch in batches]
+
+    assert b"".join(seen) == b"a\r\nb\n\n\rc\xc3"  # type: ignore[arg-type]
+    assert {asked.query.get("live") for asked in model.asked} == {None, "long-poll"}
+
+
+async def test_half_a_surrogate_pair_comes_through_pages_and_live() -> None:
+    async with Model("\ud83d") as model, reader(model) as reading, aclosing(reading.follow("s")) as batches:
+        caught_up = await anext(batches)
+        model.escapes = True
+        await model.append("\ude00")
+        live = await anext(batches)
+
+    assert [caught_up.records, live.records] == [["\ud83d"], ["\ude00"]]
+
+
+async def test_read_gives_all_pages_as_one_batch() -> None:
+    async with Model(*RECORDS) as model, reader(model) as reading:
+        assert await reading.read("s", "0001") == Batch(RECORDS[1:], "0005", up_to_date=True, closed=False, cursor="7")
+
+
+async def test_messages_gives_the_snapshot_and_its_offset() -> None:
+    async with Model() as model, reader(model) as reading:
+        model.messages, model.messages_offset = [{"id": "m", "text": "\ud83d"}], "0042"
+        snapshot = await reading.messages("s")
+
+    assert (snapshot.messages, snapshot.offset, snapshot.session_id) == (model.messages, "0042", "s")
+    assert model.asked[0].path == "/v1/sessions/s/messages"
+
+
+async def test_headers_go_with_every_request() -> None:
+    async with Model("a") as model:
+        model.closed = True
+        async with Reader(model.url, headers={"authorization": "Bearer t"}) as reading:
+            await reading.read("s")
+            await reading.messages("s")
+
+    assert {asked.headers["authorization"] for asked in model.asked} == {"Bearer t"}
+
+
+# -- once and in order, whatever breaks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reset", "ended"])
+@pytest.mark.parametrize(
+    ("content_type", "records", "step"),
+    [("application/json", ["a\u2028", {"b": [1]}, 2], 1), ("image/png", [b"a\r", b"\0" * 9, b"d"], 7)],
+    ids=["records", "bytes"],
+)
+async def test_a_live_connection_cut_at_any_byte_loses_and_doubles_nothing(
+    content_type: str, records: list[Any], step: int, how: str
+) -> None:
+    async with Model(records[0], content_type=content_type) as model, reader(model) as reading:
+        for cut in range(0, 1000, step):
+            model.records, model.closed = records[:1], False
+            async with aclosing(reading.follow("s")) as batches:
+                seen = [await anext(batches)]
+                await model.append(*records, *records)
+                await model.close()
+                model.live_faults.append(Fault(bytes_sent=cut, clean=how == "ended"))
+                requests_before = len(model.asked)
+                seen += [batch async for batch in batches]
+            offsets = [batch.next_offset for batch in seen]
+            assert offsets == sorted(set(offsets)), cut
+            assert content_of([batch.records for batch in seen]) == content_of([model.records]), cut
+            if len(model.asked) == requests_before + 1:  # the cut lies behind the whole answer
+                assert cut > 300
+                return
+
+
+def content_of(batches: list[Any]) -> Any:
+    """All records, or all bytes, however they are cut into batches."""
+    parts = [part for batch in batches for part in ([batch] if isinstance(batch, bytes) else batch)]
+    return b"".join(parts) if parts and isinstance(parts[0], bytes) else parts
+
+
+async def test_a_page_cut_at_any_byte_is_asked_for_again() -> None:
+    async with Model(*RECORDS) as model:
+        length = len(json.dumps(RECORDS[:2]))
+        for cut in range(length):
+            model.faults.append(Fault(bytes_sent=cut))
+            assert records_of(await followed(model, live=False)) == RECORDS
+
+
+async def test_a_normal_end_of_a_live_connection_goes_on_at_once_from_the_last_offset() -> None:
+    async with (
+        Model("a", page_records=1) as model,
+        reader(model, backoff_s_initial=20.0, backoff_s_max=20.0) as reading,
+        aclosing(reading.follow("s")) as batches,
+    ):
+        await anext(batches)
+        model.live_ends = True
+        for record in "bcd":
+            await model.append(record)
+            assert (await anext(batches)).records == [record]
+        model.live_ends = False
+        await model.close()
+        assert (await anext(batches)).closed
+
+    live = [asked.query for asked in model.asked if "live" in asked.query]
+    assert [query["offset"] for query in live] == ["0001", "0002", "0003", "0004"]
+    assert [query["cursor"] for query in live] == ["7", "8", "8", "8"]
+
+
+async def test_a_connection_that_falls_silent_is_given_up() -> None:
+    async with (
+        Model("a", "b", page_records=1) as model,
+        reader(model, silence_s_max=0.1) as reading,
+        aclosing(reading.follow("s", "0001")) as batches,
+    ):
+        model.live_faults.append(Fault(bytes_sent=30, silent=True))
+        await anext(batches)
+        await model.append("c")
+        assert (await anext(batches)).records == ["c"]
+
+
+async def test_failures_of_the_broker_are_waited_out() -> None:
+    async with Model(*RECORDS) as model:
+        model.closed = True
+        model.faults += [Fault(status=503), Fault(hang_up=True), None, Fault(status=429), Fault(status=408), None]
+        assert records_of(await followed(model)) == RECORDS
+
+
+async def test_it_waits_as_long_as_the_broker_asks() -> None:
+    problem = {"status": 503, "code": "OVERLOADED", "title": "", "retryAfterMs": 300}
+    async with Model(*RECORDS) as model:
+        model.faults.append(Fault(status=503, body=json.dumps(problem).encode()))
+        began_s = anyio.current_time()
+        await followed(model, live=False)
+
+    assert anyio.current_time() - began_s >= 0.3
+
+
+async def test_it_does_not_wait_longer_than_its_own_limit() -> None:
+    async with Model(*RECORDS) as model:
+        model.faults.append(Fault(status=503, headers={"retry-after": "86400"}))
+        assert records_of(await followed(model, live=False, retry_after_s_max=0.01)) == RECORDS
+
+
+# -- how it gives up -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, Refused),
+        (401, AccessDenied),
+        (403, AccessDenied),
+        (404, StreamNotFound),
+        (405, Refused),
+        (410, OffsetGone),
+    ],
+)
+@pytest.mark.parametrize("phase", ["page", "live"])
+async def test_a_refusal_is_a_typed_error_with_the_problem_and_is_not_repeated(
+    status: int, error: type[Refused], phase: str
+) -> None:
+    problem = {"status": status, "code": "SOME_CODE", "title": "No", "detail": "why", "requestId": "r"}
+    async with Model(*RECORDS) as model:
+        faults = model.faults if phase == "page" else model.live_faults
+        faults.append(Fault(status=status, body=json.dumps(problem).encode()))
+        with pytest.raises(error, match="SOME_CODE: No: why") as raised:
+            await followed(model)
+
+    assert (raised.value.code, raised.value.status, raised.value.problem.request_id) == ("SOME_CODE", status, "r")
+    assert not faults
+
+
+async def test_a_refusal_by_a_proxy_is_told_as_it_is() -> None:
+    async with Model() as model:
+        model.faults.append(Fault(status=404, body=b"<html>nothing here"))
+        with pytest.raises(StreamNotFound, match=r"HTTP_404.*<html>nothing here"):
+            await followed(model)
+
+
+async def test_no_broker_ends_a_one_shot_read_at_its_deadline() -> None:
+    async with Model() as model:
+        url = model.url
+    async with Reader(url, limits=replace(HASTY, deadline_s=0.05)) as reading:
+        with pytest.raises(Unavailable) as raised:
+            await reading.read("s")
+
+    assert isinstance(raised.value.__cause__, AttemptFailed)
+    assert raised.value.retryable
+
+
+async def test_a_server_that_hangs_up_at_once_counts_as_failing() -> None:
+    async with Model("a") as model:
+        model.live_ends = True
+        with pytest.raises(Unavailable, match="ended at once"):
+            await followed(model, follow_deadline_s=0.05, life_s_min=5.0)
+
+    assert len(model.asked) < 50
+
+
+async def test_a_page_above_the_limit_is_refused() -> None:
+    async with Model("x" * 1000) as model:
+        with pytest.raises(TooLarge, match="500 bytes"):
+            await followed(model, batch_bytes_max=500)
+
+
+async def test_a_live_batch_above_the_limit_is_refused_before_it_is_whole() -> None:
+    async with (
+        Model("a") as model,
+        reader(model, batch_bytes_max=10_000) as reading,
+        aclosing(reading.follow("s")) as batches,
+    ):
+        await anext(batches)
+        await model.append("x" * 9_000)
+        assert (await anext(batches)).up_to_date
+        await model.append("y" * 9_000)  # what was handed out does not count
+        assert (await anext(batches)).up_to_date
+        await model.append("z" * 100_000)
+        with pytest.raises(TooLarge):
+            await anext(batches)
+
+
+async def test_a_stream_above_the_limit_is_not_read_whole() -> None:
+    async with Model(*["x" * 100] * 20) as model, reader(model, read_bytes_max=1000) as reading:
+        with pytest.raises(TooLarge, match="1000 bytes"):
+            await reading.read("s")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=200, body=b"[]"),
+        Fault(status=200, headers={"stream-next-offset": "0001", "content-type": "application/json"}, body=b"{}"),
+        Fault(status=200, headers={"stream-next-offset": "0001", "content-type": "application/json"}, body=b"[1"),
+        Fault(status=200, headers={"stream-next-offset": "-1", "content-type": "application/json"}, body=b"[]"),
+        Fault(status=302, headers={"location": "http://127.0.0.1:1/"}),
+    ],
+    ids=["no offset", "no array", "no JSON", "leads nowhere", "redirect"],
+)
+async def test_a_page_that_no_broker_sends_is_an_error(fault: Fault) -> None:
+    async with Model("a") as model:
+        model.faults.append(fault)
+        with pytest.raises(BadAnswer):
+            await followed(model)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=200, headers={"content-type": "text/html"}, body=b"<html>"),
+        Fault(status=200, headers={"content-type": "text/event-stream"}, body=b"event: control\ndata: {}\n\n"),
+        Fault(
+            status=200,
+            headers={"content-type": "text/event-stream"},
+            body=b'event: data\ndata: {}\n\nevent: control\ndata: {"streamNextOffset":"2"}\n\n',
+        ),
+    ],
+    ids=["no events", "no offset", "no array"],
+)
+async def test_live_events_that_no_broker_sends_are_an_error(fault: Fault) -> None:
+    async with Model("a") as model:
+        model.live_faults.append(fault)
+        with pytest.raises(BadAnswer):
+            await followed(model)
+
+
+async def test_bytes_that_come_without_base64_are_an_error() -> None:
+    async with Model(b"a", content_type="image/png") as model:
+        model.live_faults.append(Fault(status=200, headers={"content-type": "text/event-stream"}))
+        with pytest.raises(BadAnswer, match="base64"):
+            await followed(model)
