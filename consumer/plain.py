@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Final, NoReturn, TypeAlias
 
 import msgspec
@@ -57,18 +58,16 @@ def decode(data: bytes | str) -> JSON:
 
 def nests_within(value: JSON, depth_max: int) -> bool:
     """Whether lists and objects nest at most `depth_max` deep; a scalar has depth 0. Does not recurse."""
-    level = [value]
-    for _ in range(depth_max + 1):
-        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(depth_max):
         if not level:
             return True
-    return False
+        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
+    return not level
 
 
-def _children(node: JSON) -> list[JSON]:
-    if isinstance(node, dict):
-        return list(node.values())
-    return node if isinstance(node, list) else []
+def _children(node: dict[str, JSON] | list[JSON]) -> Iterable[JSON]:
+    return node.values() if isinstance(node, dict) else node
 
 
 def _decode_slowly(data: bytes | str) -> JSON:

@@ -10,7 +10,7 @@ import msgspec
 from consumer.fold.ai_sdk_parts import Parts
 from consumer.fold.draft import BadMessage, FatalChunk, string
 from consumer.fold.growing import Growing
-from consumer.fold.partial_json import parse_ai_sdk
+from consumer.fold.partial_json import AISDKParser
 from consumer.plain import JSONObject
 
 _DYNAMIC: Final = "dynamic-tool"
@@ -31,7 +31,7 @@ _OUTPUT_ERROR: Final = ("errorText", "providerExecuted", "providerMetadata")
 class _Call:
     """A call whose input is arriving. It outlives its input: a late delta makes its part stream again."""
 
-    __slots__ = ("dynamic", "given", "name", "raw", "shown")
+    __slots__ = ("dynamic", "given", "name", "parser", "raw", "shown")
 
     def __init__(self, name: str, *, dynamic: bool, given: JSONObject, raw: str = "", shown: int | None = None) -> None:
         self.name = name
@@ -39,6 +39,7 @@ class _Call:
         self.given = given
         """`inputEncoding`, `title` and `toolMetadata` of its start, where given; each delta carries them again."""
         self.raw = Growing(-1, raw)
+        self.parser = AISDKParser()
         self.shown = shown
         """Index of the part that shows this input and was last updated by a delta of it: more deltas only make the
         input longer, so that part is brought up to date when somebody looks. None: the next delta updates a part."""
@@ -48,7 +49,7 @@ class _Call:
         raw = self.raw.text()
         if self.given.get("inputEncoding") == "text":
             return {"input": raw, "rawInput": raw}
-        parsed = parse_ai_sdk(raw).value
+        parsed = self.parser.parse(raw).value
         return {"rawInput": raw} if isinstance(parsed, msgspec.UnsetType) else {"input": parsed, "rawInput": raw}
 
 

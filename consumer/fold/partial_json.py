@@ -27,20 +27,8 @@ class PartialJSON(NamedTuple):
 
 
 def parse_ai_sdk(text: str) -> PartialJSON:
-    """The value that the AI SDK shows for a tool input of which `text` has arrived.
-
-    The text is parsed as it is; if that fails, it is cut where it can be kept, closed, and parsed again. Both times
-    a `__proto__` key, or a `constructor` that holds a `prototype`, counts as a failure. Never raises. Not as the
-    reference: a value that nests deeper than DEPTH_MAX is no value.
-    """
-    try:
-        return PartialJSON(parse_secure(text), "successful-parse")
-    except NotJSON:
-        pass
-    try:
-        return PartialJSON(parse_secure(_Repair(text).run()), "repaired-parse")
-    except NotJSON:
-        return PartialJSON(UNSET, "failed-parse")
+    """The value that the AI SDK shows for a tool input of which `text` has arrived. See AISDKParser."""
+    return AISDKParser().parse(text)
 
 
 def parse_secure(text: str) -> JSON:
@@ -48,8 +36,9 @@ def parse_secure(text: str) -> JSON:
 
     Raises NotJSON if it is anything else, or nests deeper than DEPTH_MAX.
     """
+    decoder = _EXACT if _LONG_NUMBER.search(text) else _PLAIN
     try:
-        value: JSON = json.loads(text, parse_constant=_refuse, parse_int=_number, parse_float=_number)
+        value: JSON = decoder.decode(text)
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from error
     if not nests_within(value, DEPTH_MAX):
@@ -85,7 +74,13 @@ def _refuse(name: str) -> JSON:
 
 def _number(digits: str) -> int | float:
     number = float(digits)
-    return int(number) if abs(number) < _INT_EXACT_MAX and number.is_integer() else number
+    return int(number) if abs(number) <= _INT_EXACT_MAX and number.is_integer() else number
+
+
+# A call of ours for every integer is slow, and only long ones are other numbers as doubles.
+_PLAIN: Final = json.JSONDecoder(parse_constant=_refuse, parse_float=_number)
+_EXACT: Final = json.JSONDecoder(parse_constant=_refuse, parse_float=_number, parse_int=_number)
+_LONG_NUMBER: Final = re.compile("[0-9]{16}")
 
 
 class _In(Enum):
@@ -133,30 +128,52 @@ _HEX_DIGITS: Final = 4
 _STRING_RUN: Final = re.compile(r'[^"\\]*')
 
 
-class _Repair:
-    """One scan over a text that remembers up to where it can be kept, and what is open there.
+class AISDKParser:
+    """The AI SDK's rule for one text that grows: parse it as it is; else cut it where it can be kept, and close it.
 
-    The scan does not validate: what it does not expect it passes over, and the strict parse afterwards decides. Where
-    it is lax (a backslash in a key, `+` in an exponent, anything after an array's value) it is so as the reference is.
+    The scan that finds the cut does not validate: what it does not expect it passes over, and the strict parse
+    afterwards decides. Where it is lax (a backslash in a key, anything after an array's value) it is so as the
+    reference is. It goes on where it stood, so only the parse itself looks at the whole text again.
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    __slots__ = ("_hex_digits", "_kept", "_literal_start", "_open", "_scanned", "_text")
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._scanned = 0
         self._open = [_In.ROOT]
-        self._kept = 0  # text[:_kept] can be kept
+        """What is open where the scan stands, the outermost first."""
+        self._kept = 0
+        """text[:_kept] can be kept: everything that is open can be closed there."""
         self._literal_start = 0
         self._hex_digits = 0
 
-    def run(self) -> str:
-        """The kept part of the text with everything closed that is open at the end."""
-        at, end = 0, len(self._text)
+    def parse(self, text: str) -> PartialJSON:
+        """The value of `text`, which begins with all that was given before. Never raises.
+
+        A `__proto__` key, or a `constructor` that holds a `prototype`, counts as a failure. Not as the reference: a
+        value that nests deeper than DEPTH_MAX is no value.
+        """
+        try:
+            return PartialJSON(parse_secure(text), "successful-parse")
+        except NotJSON:
+            pass
+        try:
+            return PartialJSON(parse_secure(self._repaired(text)), "repaired-parse")
+        except NotJSON:
+            return PartialJSON(UNSET, "failed-parse")
+
+    def _repaired(self, text: str) -> str:
+        self._text = text
+        at, end = self._scanned, len(text)
         while at < end and self._open[-1] is not _In.END:
             if self._open[-1] is _In.STRING:
                 at = self._skip_string_run(at)
             if at < end:
-                self._moves[self._open[-1]](self, self._text[at], at)
+                self._moves[self._open[-1]](self, text[at], at)
             at += 1
-        return self._text[: self._kept] + "".join(map(self._closer, reversed(self._open)))
+        self._scanned = end
+        return text[: self._kept] + "".join(map(self._closer, reversed(self._open)))
 
     def _closer(self, mode: _In) -> str:
         if mode is not _In.LITERAL:
@@ -264,7 +281,7 @@ class _Repair:
         else:
             self._keep(at)
 
-    _moves: ClassVar[dict[_In, Callable[[_Repair, str, int], None]]] = {
+    _moves: ClassVar[dict[_In, Callable[[AISDKParser, str, int], None]]] = {
         _In.ROOT: _value,
         _In.STRING: _string,
         _In.ESCAPE: _escape,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal, TypeAlias
 
 from consumer.fold.partial_json import reaches_prototype
-from consumer.fold.sse import SSEDecoder, SSEEventTooLong
+from consumer.fold.sse import EVENT_CHARS_MAX, SSEDecoder, SSEEventTooLong
 from consumer.fold.ui_message_chunk import NotAChunk, checked
 from consumer.plain import JSON, JSONObject, NotJSON, decode
 
@@ -36,8 +36,8 @@ class UIMessageStreamReader:
     without its blank line is no chunk.
     """
 
-    def __init__(self) -> None:
-        self._events = SSEDecoder()
+    def __init__(self, event_chars_max: int = EVENT_CHARS_MAX) -> None:
+        self._events = SSEDecoder(event_chars_max)
         self._failure: BadUIMessageStream | None = None
 
     def receive(self, data: bytes) -> None:
