@@ -1,0 +1,122 @@
+"""JSON that is still arriving, by the AI SDK's rule. The vectors hold most cases; here is what they do not show."""
+
+import math
+
+import pytest
+from hypothesis import given, strategies as st
+from msgspec import UNSET
+
+from consumer.fold.growing import rejoined
+from consumer.fold.partial_json import AISDKParser, parse_ai_sdk, parse_secure, reaches_prototype
+from consumer.plain import DEPTH_MAX, JSON, NotJSON, encode
+from tests.consumer.fold.chunks import plain_data, vectors
+
+PARTIAL_TEXTS = [str(vector["text"]) for vector in vectors("partial-json")]
+
+jsonish = st.lists(
+    st.sampled_from(
+        [
+            '"',
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\\",
+            "u00",
+            "e9",
+            "1",
+            "-",
+            ".",
+            "e",
+            "+",
+            "tru",
+            "null",
+            "x",
+            " ",
+            "\ud83d",
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(st.lists(jsonish | st.sampled_from(PARTIAL_TEXTS), max_size=4))
+def test_a_text_that_grows_parses_as_if_it_came_at_once(pieces: list[str]) -> None:
+    growing = AISDKParser()
+    text = ""
+    for piece in pieces:
+        text += piece
+        assert growing.parse(text) == parse_ai_sdk(text)
+
+
+def test_a_pair_that_is_joined_between_two_looks_is_not_lost() -> None:
+    parser = AISDKParser()
+    parser.parse('["\ud83d')
+
+    assert parser.parse(rejoined('["\ud83d\ude00x')).value == ["😀x"]
+
+
+@given(plain_data)
+def test_json_that_is_complete_is_its_value(value: JSON) -> None:
+    text = encode(value).decode()
+
+    parsed = parse_ai_sdk(text)
+    assert parsed.state == ("failed-parse" if reaches_prototype(value) else "successful-parse")
+    if parsed.value is not UNSET:
+        assert encode(parsed.value) == encode(parse_secure(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12345678901234567890", 12345678901234567000),
+        ("9007199254740993", 9007199254740992),
+        ("1.0", 1),
+        ("-0", 0),
+        ("-0.0", 0),
+        ("1e400", math.inf),
+        ("9" * 5000, math.inf),
+        ("1E2", 100),
+    ],
+)
+def test_numbers_are_doubles(text: str, value: float) -> None:
+    parsed = parse_secure(text)
+
+    assert isinstance(parsed, (int, float))
+    assert float(parsed) == float(value)
+    assert not encode(parsed).endswith(b".0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"__proto__":1}',
+        '[{"a":{"\\u005f_proto__":null}}]',
+        '{"constructor":{"prototype":1}}',
+        '{"\\u0063onstructor":{"prototype":1}}',
+    ],
+)
+def test_a_key_that_could_reach_a_prototype_is_refused(text: str) -> None:
+    with pytest.raises(NotJSON):
+        parse_secure(text)
+
+    assert parse_ai_sdk(text).value is UNSET
+
+
+@pytest.mark.parametrize("text", ['{"constructor":1}', '{"constructor":[]}', '{"prototype":1}', '["__proto__"]'])
+def test_a_key_that_only_looks_like_one_is_taken(text: str) -> None:
+    assert parse_ai_sdk(text).state == "successful-parse"
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_nesting_without_end_is_no_value(opening: str) -> None:
+    assert parse_ai_sdk(opening * 100_000).value is UNSET
+    assert parse_ai_sdk(opening * (DEPTH_MAX + 1) + "1").value is UNSET
+    assert parse_ai_sdk(opening * DEPTH_MAX + "1").state == "repaired-parse"
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity", "01", '"\x01"', "\u00a01", "nil", "", " "])
+def test_what_is_wrong_and_not_just_cut_has_no_value(text: str) -> None:
+    assert parse_ai_sdk(text) == (UNSET, "failed-parse")
