@@ -91,12 +91,18 @@ class ModelBroker:
         self.concurrent = 0
         self.concurrent_max = 0
 
+    def create(self, session_id: str) -> None:
+        self.sessions[session_id] = Session({})
+
     def log(self, session_id: str, generation_id: str) -> list[Any]:
         """The chunks of a generation as a reader would see them."""
         return self.generation(session_id, generation_id).chunks
 
     def generation(self, session_id: str, generation_id: str) -> Generation:
         return self.sessions[session_id].generations[generation_id]
+
+    def batch(self, body: bytes) -> Batch:
+        return Batch(body, "")
 
     def app(self) -> Starlette:
         session, generation = "/v1/sessions/{sid}", "/v1/sessions/{sid}/generations/{gid}"
@@ -285,3 +291,15 @@ async def serving(broker: ModelBroker, port: int | None = None) -> AsyncIterator
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(thread.join)
         listener.close()
+
+
+def in_turn(*faults: Fault | None) -> Callable[[Request], Fault | None]:
+    """These faults for the requests to come, one each; none after them."""
+    left = iter(faults)
+    return lambda _: next(left, None)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition holds; the test's own timeout ends what never does."""
+    while not condition():  # noqa: ASYNC110  it may change in the server's thread, which has no event of this loop
+        await anyio.sleep(0.002)
