@@ -88,7 +88,7 @@ def append(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     if stream is None:
         return refused(Code.STREAM_NOT_FOUND)
     if stream.closed:
-        return _append_to_closed(changes, entry, stream)
+        return _append_to_closed(entry, stream)
     options = _append_options(entry.options)
     if entry.kind == Kind.APPEND and media_type(stream.content_type) != media_type(options.content_type):
         return refused(Code.CONTENT_TYPE_MISMATCH, f"the stream holds {stream.content_type}", stream=stream)
@@ -159,17 +159,11 @@ def _same_configuration(stream: Stream, options: CreateOptions) -> bool:
     )
 
 
-def _append_to_closed(changes: Changes, entry: Entry, stream: Stream) -> Outcome:
+def _append_to_closed(entry: Entry, stream: Stream) -> Outcome:
     """Only the request that closed it, or one that asks for nothing but closure, succeeds (PROTOCOL.md 5.2.1)."""
     if entry.producer_id and stream.closed_by == (entry.producer_id, entry.epoch, entry.seq):
-        producer = _producer_of(changes, entry, stream)
-        return Outcome(
-            Result.DUPLICATE,
-            stream=stream,
-            next_position=stream.tail,
-            epoch=producer.epoch,
-            seq=producer.sequence.seq,
-        )
+        # What closed the stream stays its producer's newest batch; the producer's own row may have been forgotten.
+        return Outcome(Result.DUPLICATE, stream=stream, next_position=stream.tail, epoch=entry.epoch, seq=entry.seq)
     if entry.kind == Kind.CLOSE:
         return Outcome(Result.UNCHANGED, stream=stream, next_position=stream.tail)
     return refused(Code.STREAM_CLOSED, stream=stream, next_position=stream.tail)

@@ -1,0 +1,207 @@
+"""Entries as the edge makes them, with a test's defaults: one function for each kind."""
+
+from __future__ import annotations
+
+from broker.core.entry import (
+    ANY,
+    AppendOptions,
+    CreateOptions,
+    Entry,
+    GenerationOptions,
+    Kind,
+    LeaseOptions,
+    MessageOptions,
+    ProducerForgetOptions,
+    SessionOptions,
+    StopOptions,
+    body_digest,
+    encode_options,
+)
+from broker.core.page import json_page
+from consumer.wire import JSON, OCTET_STREAM
+
+PATH = "a/b"
+SESSION = "sessions/s1"
+
+Triple = tuple[str, int, int]
+"""Producer id, epoch, seq."""
+
+
+def _packed(records: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    if not records:
+        return b"", b""
+    page = json_page(records)
+    return page.lengths, page.data
+
+
+def noop() -> Entry:
+    return Entry(Kind.NOOP, "")
+
+
+def create(
+    *records: bytes,
+    path: str = PATH,
+    content_type: str = JSON,
+    ttl_s: int | None = None,
+    expires_at_ms: int | None = None,
+    closed: bool = False,
+    nonce: int = 0,
+) -> Entry:
+    options = CreateOptions(content_type, ttl_s, None if expires_at_ms is None else "then", expires_at_ms, closed)
+    lengths, body = _packed(records)
+    return Entry(Kind.CREATE, path, nonce=nonce, options=encode_options(options), lengths=lengths, body=body)
+
+
+def append(
+    *records: bytes,
+    path: str = PATH,
+    content_type: str = JSON,
+    producer: Triple | None = None,
+    stream_seq: str | None = None,
+    closes: bool = False,
+    producers_max: int = 10_000,
+    incarnation: int = ANY,
+) -> Entry:
+    lengths, body = _packed(records)
+    options = AppendOptions(content_type, stream_seq, closes, producers_max)
+    return _append(Kind.APPEND, path, options, producer, incarnation, lengths, body)
+
+
+def append_bytes(
+    data: bytes, *, path: str = PATH, content_type: str = OCTET_STREAM, producer: Triple | None = None
+) -> Entry:
+    return _append(Kind.APPEND, path, AppendOptions(content_type), producer, ANY, b"", data)
+
+
+def close(*, path: str = PATH, producer: Triple | None = None, stream_seq: str | None = None) -> Entry:
+    return _append(Kind.CLOSE, path, AppendOptions("", stream_seq, closes=True), producer, ANY, b"", b"")
+
+
+def _append(
+    kind: Kind,
+    path: str,
+    options: AppendOptions,
+    producer: Triple | None,
+    incarnation: int,
+    lengths: bytes,
+    body: bytes,
+) -> Entry:
+    producer_id, epoch, seq = producer or ("", 0, 0)
+    return Entry(
+        kind,
+        path,
+        incarnation=incarnation,
+        producer_id=producer_id,
+        epoch=epoch,
+        seq=seq,
+        digest=body_digest(body) if producer else b"",
+        options=encode_options(options),
+        lengths=lengths,
+        body=body,
+    )
+
+
+def delete(*, path: str = PATH, incarnation: int = ANY) -> Entry:
+    return Entry(Kind.DELETE, path, incarnation=incarnation)
+
+
+def expire(*, path: str = PATH) -> Entry:
+    return Entry(Kind.EXPIRE, path)
+
+
+def touch(*, path: str = PATH, incarnation: int = ANY) -> Entry:
+    return Entry(Kind.TOUCH, path, incarnation=incarnation)
+
+
+def forget(producer_id: str, idle_since_ms: int, *, path: str = PATH) -> Entry:
+    options = ProducerForgetOptions(producer_id, idle_since_ms)
+    return Entry(Kind.PRODUCER_FORGET, path, options=encode_options(options))
+
+
+def create_session(message_id: str = "", body: bytes = b"", *, path: str = SESSION, metadata: bytes = b"") -> Entry:
+    options = SessionOptions(metadata, message_id)
+    digest = body_digest(body) if message_id else b""
+    return Entry(Kind.SESSION_CREATE, path, digest=digest, options=encode_options(options), body=body)
+
+
+def delete_session(*, path: str = SESSION) -> Entry:
+    return Entry(Kind.SESSION_DELETE, path)
+
+
+def message(message_id: str, body: bytes = b'{"role":"user"}', *, path: str = SESSION, txid: str = "") -> Entry:
+    options = encode_options(MessageOptions(message_id))
+    return Entry(Kind.MESSAGE, path, digest=body_digest(body), txid=txid, options=options, body=body)
+
+
+def chunks(  # noqa: PLR0913 -- keyword-only facts of one request
+    generation_id: str,
+    seq: int,
+    *bodies: bytes,
+    path: str = SESSION,
+    message_id: str = "",
+    lane: str = "main",
+    actor_id: str = "",
+    txid: str = "",
+    generations_max: int = 64,
+    lanes_max: int = 256,
+) -> Entry:
+    """A batch of chunks; the message has the id of its generation unless told otherwise."""
+    lengths, body = _packed(bodies)
+    options = GenerationOptions(
+        generation_id,
+        message_id or generation_id,
+        lane,
+        "text",
+        actor_id=actor_id,
+        generations_max=generations_max,
+        lanes_max=lanes_max,
+    )
+    return Entry(
+        Kind.CHUNKS,
+        path,
+        seq=seq,
+        digest=body_digest(body),
+        txid=txid,
+        options=encode_options(options),
+        lengths=lengths,
+        body=body,
+    )
+
+
+def finish(
+    generation_id: str,
+    seq: int,
+    *,
+    path: str = SESSION,
+    status: str = "complete",
+    reason: str = "",
+    error: bytes = b"",
+    usage: bytes = b"",
+    metadata: bytes = b"",
+) -> Entry:
+    options = GenerationOptions(
+        generation_id,
+        generation_id,
+        format="text",
+        status=status,
+        reason=reason,
+        error=error,
+        usage=usage,
+        metadata=metadata,
+    )
+    digest = body_digest(status.encode() + reason.encode() + error + usage + metadata)
+    return Entry(Kind.FINISH, path, seq=seq, digest=digest, options=encode_options(options))
+
+
+def stop(generation_id: str, *, path: str = SESSION, requested_by: str = "", reason: str = "", txid: str = "") -> Entry:
+    options = StopOptions(generation_id, requested_by, reason)
+    return Entry(Kind.STOP, path, txid=txid, options=encode_options(options))
+
+
+def heartbeat(generation_id: str, *, path: str = SESSION) -> Entry:
+    return Entry(Kind.HEARTBEAT, path, options=encode_options(StopOptions(generation_id)))
+
+
+def expire_lease(generation_id: str, fence: int, renewed_index: int, *, path: str = SESSION) -> Entry:
+    options = LeaseOptions(generation_id, fence, renewed_index)
+    return Entry(Kind.LEASE_EXPIRE, path, options=encode_options(options))

@@ -1,0 +1,214 @@
+"""broker/core/entry.py: the binary form of entries, on disk for as long as a journal holds it."""
+
+import msgspec
+import pytest
+from hypothesis import given, strategies as st
+
+from broker.core.entry import (
+    APPLY_LEVEL,
+    FORMAT_VERSION,
+    Entry,
+    Kind,
+    UnknownFormat,
+    body_digest,
+    decode,
+    encode,
+    encode_options,
+    type_of_options,
+)
+from tests.broker.core import entries
+
+uint64 = st.integers(0, 2**63 - 1)
+short_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+json_bytes = st.sampled_from([b"", b"{}", b'{"a":[1]}'])
+
+
+def options_of(kind: Kind) -> st.SearchStrategy[bytes]:
+    """The bytes of every option struct that an entry of the kind may carry."""
+    options = type_of_options.get(kind)
+    if options is None:
+        return st.just(b"")
+    by_type = {"bytes": json_bytes, "str": short_text, "int": uint64, "bool": st.booleans()}
+    fields = {
+        field: by_type[str(kind_of).removesuffix(" | None")] for field, kind_of in options.__annotations__.items()
+    }
+    return st.fixed_dictionaries(fields).map(lambda values: encode_options(options(**values)))
+
+
+@st.composite
+def any_entry(draw: st.DrawFn) -> Entry:
+    kind = draw(st.sampled_from(Kind))
+    texts = [draw(short_text) for _ in range(6)]
+    numbers = [draw(uint64) for _ in range(6)]
+    blobs = [draw(st.binary(max_size=20)) for _ in range(3)]
+    return Entry(
+        kind,
+        texts[0],
+        incarnation=numbers[0],
+        boot=numbers[1],
+        proposal=numbers[2],
+        nonce=numbers[3],
+        producer_id=texts[1],
+        epoch=numbers[4],
+        seq=numbers[5],
+        digest=blobs[0],
+        txid=texts[2],
+        actor=texts[3],
+        request_id=texts[4],
+        traceparent=texts[5],
+        options=draw(options_of(kind)),
+        lengths=blobs[1],
+        body=blobs[2],
+    )
+
+
+@given(any_entry())
+def test_entry_read_back_is_the_entry_that_was_written(entry: Entry) -> None:
+    assert decode(encode(entry)) == entry
+
+
+@given(any_entry())
+def test_options_read_back_are_the_options_that_were_written(entry: Entry) -> None:
+    options_type = type_of_options.get(Kind(entry.kind))
+    if options_type is not None:
+        options = msgspec.msgpack.decode(entry.options, type=options_type)
+        assert encode_options(options) == entry.options
+
+
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, 255])
+def test_bytes_of_an_unknown_version_are_refused_and_not_guessed_at(version: int) -> None:
+    data = bytes([version]) + encode(entries.noop())[1:]
+    with pytest.raises(UnknownFormat, match=f"version {version}; this program knows {FORMAT_VERSION}"):
+        decode(data)
+
+
+def test_no_bytes_at_all_are_refused() -> None:
+    with pytest.raises(UnknownFormat, match="version none"):
+        decode(b"")
+
+
+def test_entry_of_a_higher_apply_level_is_refused() -> None:
+    """CORE 1: an older program must not apply what a newer one meant otherwise."""
+    entry = msgspec.structs.replace(entries.append(b"1"), apply_level=APPLY_LEVEL + 1)
+    with pytest.raises(UnknownFormat, match=f"apply level {APPLY_LEVEL + 1}"):
+        decode(encode(entry))
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x01", b"\x01\xc0", b"\x01\x92\xa1x\x02", encode(entries.append(b"1"))[:-1]], ids=repr
+)
+def test_bytes_that_no_version_makes_are_an_error(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(data)
+
+
+def test_entry_of_an_older_program_lacks_newer_fields_and_still_reads() -> None:
+    """Fields are only appended, with defaults: an entry of the first two fields is whole."""
+    assert decode(bytes([FORMAT_VERSION]) + msgspec.msgpack.encode([0, "p"])) == Entry(Kind.NOOP, "p")
+
+
+def test_fields_that_a_newer_program_appended_are_passed_over() -> None:
+    fields = [*msgspec.structs.astuple(entries.delete()), "from the future"]
+    assert decode(bytes([FORMAT_VERSION]) + msgspec.msgpack.encode(fields)) == entries.delete()
+
+
+def test_digest_is_eight_bytes_of_blake2b() -> None:
+    assert body_digest(b"hello").hex() == "a7b6eda801e5347d"
+
+
+GOLDEN = {
+    "NOOP": ("01dc001200a00100070900a00000c400a0a0a0a0c400c400c400"),
+    "CREATE": (
+        "01dc001201a3612f620100070905a00000c400a0a0a0a0c41695b06170706c69636174696f6e2f6a736f6e3cc0c0c2c4"
+        "080100000005000000c407312c2274776f22"
+    ),
+    "APPEND": (
+        "01dc001202a3612f620105070900a1700102c4089e251905a6d98e01a0a0a0a0c41894b06170706c69636174696f6e2f"
+        "6a736f6ea173c3cd2710c40401000000c40133"
+    ),
+    "CLOSE": ("01dc001203a3612f620100070900a1700103c408e4a6a0577479b2b4a0a0a0a0c40794a0c0c3cd2710c400c400"),
+    "DELETE": ("01dc001204a3612f620105070900a00000c400a0a0a0a0c400c400c400"),
+    "EXPIRE": ("01dc001205a3612f620100070900a00000c400a0a0a0a0c400c400c400"),
+    "TOUCH": ("01dc001206a3612f620105070900a00000c400a0a0a0a0c400c400c400"),
+    "PRODUCER_FORGET": ("01dc001207a3612f620100070900a00000c400a0a0a0a0c40c92a170cf0000018bcfe56800c400c400"),
+    "SESSION_CREATE": (
+        "01dc001210ab73657373696f6e732f73310100070900a00000c4089260a5e8ae05afb0a0a0a0a0c40d92c4077b226122"
+        "3a317da26d31c400c40b7b226964223a226d31227d"
+    ),
+    "SESSION_DELETE": ("01dc001211ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c400c400c400"),
+    "MESSAGE": (
+        "01dc001212ab73657373696f6e732f73310100070900a00000c40816b3edcde38660d3a174a0a0a0c40491a26d32c400"
+        "c40b7b226964223a226d32227d"
+    ),
+    "CHUNKS": (
+        "01dc001213ab73657373696f6e732f73310100070900a00000c408a76dd08dba248c12a0a0a0a0c42c9ea26731a26d33"
+        "a473696465a474657874a9617373697374616e74a161cd753040cd0100a0a0c400c400c400c4080f00000001000000c4"
+        "117b2274797065223a2274657874227d2c31"
+    ),
+    "FINISH": (
+        "01dc001214ab73657373696f6e732f73310100070900a00001c408071cd6fb6e8d92bfa0a0a0a0c4439ea26731a26731"
+        "a46d61696ea474657874a9617373697374616e74a0cd753040cd0100a66661696c6564a172c403226522c4077b227522"
+        "3a317dc4077b226d223a327dc400c400"
+    ),
+    "STOP": ("01dc001215ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40e93a26731a26d65a6656e6f756768c400c400"),
+    "HEARTBEAT": ("01dc001216ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40693a26731a0a0c400c400"),
+    "LEASE_EXPIRE": ("01dc001217ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40693a26731024dc400c400"),
+}
+
+
+def one_of_each() -> list[Entry]:
+    """One entry of every kind that can be applied, with most fields set somewhere."""
+    stamped = {"boot": 7, "proposal": 9}
+    made = [
+        entries.noop(),
+        entries.create(b"1", b'"two"', ttl_s=60, nonce=5),
+        entries.append(b"3", producer=("p", 1, 2), stream_seq="s", closes=True, incarnation=5),
+        entries.close(producer=("p", 1, 3)),
+        entries.delete(incarnation=5),
+        entries.expire(),
+        entries.touch(incarnation=5),
+        entries.forget("p", 1_700_000_000_000),
+        entries.create_session("m1", b'{"id":"m1"}', metadata=b'{"a":1}'),
+        entries.delete_session(),
+        entries.message("m2", b'{"id":"m2"}', txid="t"),
+        entries.chunks("g1", 0, b'{"type":"text"}', b"1", message_id="m3", lane="side", actor_id="a"),
+        entries.finish("g1", 1, status="failed", reason="r", error=b'"e"', usage=b'{"u":1}', metadata=b'{"m":2}'),
+        entries.stop("g1", requested_by="me", reason="enough"),
+        entries.heartbeat("g1"),
+        entries.expire_lease("g1", 2, 77),
+    ]
+    return [msgspec.structs.replace(entry, **stamped) for entry in made]
+
+
+@pytest.mark.parametrize("entry", one_of_each(), ids=lambda entry: Kind(entry.kind).name)
+def test_bytes_of_each_kind_are_fixed_for_ever(entry: Entry) -> None:
+    """A journal on somebody's disk has these. A difference is a new FORMAT_VERSION, and the old one is still read."""
+    data = bytes.fromhex(GOLDEN[Kind(entry.kind).name])
+    assert decode(data) == entry
+    assert encode(entry) == data
+
+
+def test_every_kind_has_golden_bytes_and_a_number_of_its_own() -> None:
+    reserved = {Kind.IMPORT, Kind.MOVING, Kind.MOVED}
+    assert {Kind(entry.kind) for entry in one_of_each()} == set(Kind) - reserved
+    assert {kind.name: kind.value for kind in Kind} == {
+        "NOOP": 0,
+        "CREATE": 1,
+        "APPEND": 2,
+        "CLOSE": 3,
+        "DELETE": 4,
+        "EXPIRE": 5,
+        "TOUCH": 6,
+        "PRODUCER_FORGET": 7,
+        "SESSION_CREATE": 16,
+        "SESSION_DELETE": 17,
+        "MESSAGE": 18,
+        "CHUNKS": 19,
+        "FINISH": 20,
+        "STOP": 21,
+        "HEARTBEAT": 22,
+        "LEASE_EXPIRE": 23,
+        "IMPORT": 112,
+        "MOVING": 113,
+        "MOVED": 114,
+    }
