@@ -10,6 +10,11 @@ MIB: Final = 1024 * KIB
 # -- requests ----------------------------------------------------------------------------------------------------
 BODY_BYTES_MAX: Final = 4 * MIB
 """One request body, decoded. A batch is one entry and stays below Kafka's usual `max.message.bytes` with our margin."""
+BODY_READ_S: Final = 30.0
+"""From the first part of a body to its last. A client on a slow line should send less at a time."""
+BODY_DISCARD_BYTES_MAX: Final = 64 * MIB
+BODY_DISCARD_S: Final = 5.0
+"""A body that is too large is read on and thrown away within these, so that the client gets to read its 413."""
 JSON_DEPTH_MAX: Final = 128
 """Nesting of a JSON record. Parsers of readers recurse too; theirs are often shallower than ours."""
 PATH_BYTES_MAX: Final = 1024
@@ -28,8 +33,22 @@ SSE_LIFE_S: Final = 60.0
 """The protocol wants SSE connections closed about every 60 s, so that caches can collapse new ones (section 5.8)."""
 SSE_KEEPALIVE_S: Final = 15.0
 """A comment line when nothing happens: below the 30 s and 60 s idle timeouts of common proxies."""
+SSE_STALL_S: Final = 30.0
+"""Beyond the life of its connection, until a reader that takes nothing is cut off."""
 LIVE_READERS_MAX: Final = 20_000
+SSE_CACHE_BYTES: Final = 16 * MIB
+"""Encoded events shared by readers: a few of the largest steps, or the newest events of thousands of live streams."""
 CURSOR_INTERVAL_S: Final = 20
+
+# -- the server --------------------------------------------------------------------------------------------------
+CONNECTIONS_MAX: Final = 2 * LIVE_READERS_MAX
+"""Above every live reader, with as many again for writers and catch-up reads."""
+BACKLOG: Final = 2048
+"""Connections not yet accepted: those of a herd that comes back after a restart."""
+CONNECTION_IDLE_S: Final = 75
+"""Above the 60 s idle timeout of common proxies: whoever closes first should be the one that opened."""
+DRAIN_S: Final = 10.0
+"""From SIGTERM until what is still running is cut off: above BACK_PRESSURE_WAIT_S, below the 30 s of Kubernetes."""
 
 # -- the partition -----------------------------------------------------------------------------------------------
 IN_FLIGHT_ENTRIES_MAX: Final = 10_000

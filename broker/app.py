@@ -1,0 +1,124 @@
+"""The application: the only place that puts concrete parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from broker.data_dir import DataDir
+from broker.http import status, stream_api
+from broker.http.endpoint import Endpoint
+from broker.http.framework import Framework
+from broker.http.reads import LiveReaders
+from broker.http.request import Receive, Scope, raw_path_of
+from broker.http.response import Send
+from broker.http.stream_api import StreamApi
+from broker.http.traffic import Traffic
+from broker.journal import Journal
+from broker.journal.memory import MemoryJournal
+from broker.journal.sqlite import SqliteJournal
+from broker.materializer import Materializer
+from broker.metrics import CONTENT_TYPE, Metrics
+from broker.partition import Partition
+from broker.settings import Settings
+from broker.store.sqlite import SqliteStore
+from broker.sweeper import Sweeper
+
+log = logging.getLogger("streamfold.app")
+
+_REVIVE_S: Final = 1.0
+"""Pause before a background task that failed is started again."""
+
+
+class App:
+    """A broker as an ASGI application.
+
+    It runs while its lifespan does. A framework that mounts it under a prefix does not pass the lifespan on: enter
+    `running` in that framework's own.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.partition = Partition(*_engine(settings), checkpoint_interval_s=settings.checkpoint_interval_s)
+        self.materializer = Materializer(self.partition)
+        self._sweeper = Sweeper(self.partition)
+        live = LiveReaders(settings.live_readers_max)
+        traffic = Traffic(live)
+        metrics = Metrics(self.partition, self.materializer, traffic)
+        streams = StreamApi(self.partition, settings, live)
+        self._apis = (
+            Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
+        )
+        self._others = Framework(
+            routes=status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
+            traffic=traffic,
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any ASGI connection. The APIs go around the framework."""
+        await self._handler(scope)(scope, receive, send)
+
+    def _handler(self, scope: Scope) -> Endpoint | Framework:
+        if scope["type"] == "http":
+            path, root_bytes = raw_path_of(scope), len(scope.get("root_path", ""))
+            for api in self._apis:
+                if path.startswith(api.prefix, root_bytes):
+                    return api
+        return self._others
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the engine, and close it at the end with everything checkpointed. Raises StartError."""
+        try:
+            await self.partition.open()
+            background = [
+                asyncio.create_task(_for_ever(self._sweeper.run), name="sweeper"),
+                asyncio.create_task(_for_ever(self.materializer.run), name="materializer"),
+            ]
+            try:
+                yield
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+        finally:
+            await self.partition.aclose()
+
+    def drain(self) -> None:
+        """Not ready any more, and live reads end; requests in flight still finish."""
+        self.partition.drain()
+
+    @asynccontextmanager
+    async def _lifespan(self, _starlette: Any) -> AsyncIterator[None]:
+        async with self.running():
+            yield
+
+
+def create_app(settings: Settings | None = None) -> App:
+    """A broker to be served by uvicorn, or to be mounted in another ASGI application.
+
+    Its files are opened when its lifespan begins, so one process only: a second one on the same data folder ends with
+    `DataDirInUse`.
+    """
+    return App(Settings() if settings is None else settings)
+
+
+def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
+    if settings.engine == "memory":
+        return MemoryJournal(), SqliteStore(None)
+    data_dir = DataDir(settings.data_dir)
+    return SqliteJournal(data_dir), SqliteStore(data_dir)
+
+
+async def _for_ever(run: Callable[[], Awaitable[None]]) -> None:
+    """Run it again after a bug: what it stumbled over must not take the log down, which knows nothing of it."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("a background task failed; it starts again")
+            await asyncio.sleep(_REVIVE_S)

@@ -1,0 +1,110 @@
+"""The raw ASGI callable in front of an API: a request as a value in, a response as a value out.
+
+No framework on this way: an append should cost little more than its bytes. What is decided is decided behind it; here
+is what every request has in common, and what is said when one fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from broker.errors import BrokerError
+from broker.http.problems import BadRequest, answer_bad_request, answer_broker_error, answer_bug
+from broker.http.request import (
+    ClientLeft,
+    Receive,
+    Request,
+    Scope,
+    decode_path,
+    headers_of,
+    origin_of,
+    raw_path_of,
+    request_id_of,
+)
+from broker.http.response import PREFLIGHT, LiveResponse, Response, Send, send_live, send_response
+from broker.http.traffic import Traffic
+
+T = TypeVar("T")
+Respond = Callable[[Request, Receive], Awaitable[Response | LiveResponse]]
+"""What an API does with a request. Raises BadRequest, BrokerError and ClientLeft; anything else is a bug."""
+
+log = logging.getLogger("streamfold.http")
+
+
+class Endpoint:
+    """One API, behind one prefix."""
+
+    def __init__(self, prefix: bytes, respond: Respond, traffic: Traffic, *, live_s_max: float) -> None:
+        self.prefix = prefix
+        self._respond = respond
+        self._traffic = traffic
+        self._live_s_max = live_s_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request, whose raw path behind `root_path` begins with `prefix`."""
+        headers = headers_of(scope)
+        id_bytes = request_id_of(headers)
+        request_id = id_bytes.decode()
+        try:
+            if scope["method"] == "OPTIONS":
+                response: Response | LiveResponse = Response(204, list(PREFLIGHT))
+            else:
+                response = await self._respond(self._request(scope, headers, request_id), receive)
+        except ClientLeft:
+            return
+        except BadRequest as error:
+            response = answer_bad_request(error, request_id)
+        except BrokerError as error:
+            response = answer_broker_error(error, request_id)
+        except Exception:
+            self._traffic.bugs += 1
+            log.exception("request %s failed", request_id)
+            response = answer_bug(request_id)
+        if isinstance(response, LiveResponse):
+            self._traffic.count(200)
+            await self._send_live(response, id_bytes, receive, send)
+        else:
+            self._traffic.count(response.status)
+            await send_response(send, response, id_bytes)
+
+    def _request(self, scope: Scope, headers: dict[bytes, bytes], request_id: str) -> Request:
+        target = raw_path_of(scope)
+        path = decode_path(target[len(scope.get("root_path", "")) + len(self.prefix) :])
+        origin = origin_of(scope, headers)
+        return Request(scope["method"], path, headers, scope["query_string"], origin, target, request_id)
+
+    async def _send_live(self, response: LiveResponse, request_id: bytes, receive: Receive, send: Send) -> None:
+        try:
+            # A reader that takes nothing holds `send` up for ever: it is given up.
+            async with asyncio.timeout(self._live_s_max), aclosing(response.chunks):
+                await unless_client_leaves(send_live(send, response, request_id), receive)
+        except (ClientLeft, TimeoutError):
+            return
+        except Exception:
+            self._traffic.bugs += 1
+            # The status has been sent: only an end without an end tells the reader that it must come back.
+            log.exception("request %s failed while it was streamed", request_id.decode())
+
+
+async def unless_client_leaves(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """What `work` returns or raises. Raises ClientLeft, and stops it, when the client closes the connection first."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_client_leaves(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _client_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

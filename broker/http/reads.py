@@ -1,0 +1,313 @@
+"""The protocol's reads: HEAD, catch-up, long-poll and SSE (PROTOCOL.md 5.5 to 5.8, 8, 10).
+
+Reads pull. A reader is a position and whether it waits: it takes what lies behind its position, and waits on its stream
+when there is nothing. Nothing is kept for it here, so a slow one costs a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+
+from broker import limits
+from broker.core.offset import InvalidOffset, format_offset, parse_offset
+from broker.core.page import Page, before
+from broker.core.state import Stream
+from broker.errors import Overloaded, Unavailable
+from broker.http import caching, sse
+from broker.http.problems import BadRequest
+from broker.http.request import Request, parameters_of
+from broker.http.response import NO_BODY, Header, LiveResponse, Response
+from broker.http.streams import CLOSED
+from broker.partition import Partition
+from broker.settings import Settings
+from consumer.wire import EVENT_STREAM, OFFSET_NOW, OFFSET_START, Code
+
+UP_TO_DATE: Final[Header] = (b"stream-up-to-date", b"true")
+# A stream's content is whatever its writer put there. Opened as a page of ours it must run nothing.
+_SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
+_SSE_HEADERS: Final[list[Header]] = [
+    (b"content-type", EVENT_STREAM.encode()),
+    # A proxy that stores, compresses or buffers events delays them until it has enough of them.
+    (b"cache-control", b"no-cache, no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Look(msgspec.Struct, frozen=True, gc=False):
+    """What one look at a stream from `start` saw: `page`, or nothing yet, and the stream as it was after that."""
+
+    stream: Stream
+    start: int
+    page: Page | None
+
+    @property
+    def end(self) -> int:
+        """Where a reader stands that has taken it."""
+        return self.start if self.page is None else self.page.end
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether there was nothing more."""
+        return self.end >= self.stream.tail
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether there never will be."""
+        return self.stream.closed and self.up_to_date
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A response that has yet to come: whoever has it awaits it, or closes it when nobody wants it any more."""
+
+    response: Coroutine[Any, Any, Response]
+
+
+class LiveReaders:
+    """How many wait right now, by mode; bounded together."""
+
+    def __init__(self, readers_max: int) -> None:
+        self._readers_max = readers_max
+        self.counts = {"long-poll": 0, "sse": 0}
+
+    def require_room(self) -> None:
+        """Raise Overloaded when there is room for no other."""
+        if sum(self.counts.values()) >= self._readers_max:
+            raise Overloaded(f"{self._readers_max} readers are live")
+
+    @contextmanager
+    def counted(self, mode: str) -> Iterator[None]:
+        """One more for as long as this lasts."""
+        self.counts[mode] += 1
+        try:
+            yield
+        finally:
+            self.counts[mode] -= 1
+
+
+class Reads:
+    """The reading half of `/v1/stream/{path}`."""
+
+    def __init__(self, partition: Partition, settings: Settings, live: LiveReaders) -> None:
+        self._partition = partition
+        self._settings = settings
+        self._frames = sse.FrameCache(limits.SSE_CACHE_BYTES)
+        self._live = live
+
+    async def head(self, request: Request) -> Response:
+        """PROTOCOL.md 5.5. Renews no TTL. Raises BadRequest."""
+        stream = await self._stream(request.path)
+        headers: list[Header] = [
+            (b"content-type", stream.content_type.encode()),
+            (b"stream-next-offset", format_offset(stream.tail, stream.incarnation).encode()),
+            caching.NO_STORE,
+        ]
+        if stream.closed:
+            headers.append(CLOSED)
+        if stream.ttl_s is not None:
+            headers.append((b"stream-ttl", b"%d" % stream.ttl_s))
+        if stream.expires_at is not None:
+            headers.append((b"stream-expires-at", stream.expires_at.encode("latin-1")))
+        return Response(200, headers)
+
+    async def get(self, request: Request) -> Response | Pending | LiveResponse:
+        """PROTOCOL.md 5.6 to 5.8. Raises BadRequest, Overloaded, Unavailable."""
+        parameters = parameters_of(request.query)
+        mode = parameters.get("live")
+        if mode not in (None, "long-poll", "sse"):
+            raise BadRequest(Code.INVALID_PARAMETER, "live is neither long-poll nor sse")
+        offset = parameters.get("offset")
+        seen = request.headers.get(b"last-event-id")
+        if mode == "sse" and seen:  # a browser that reconnects by itself repeats its first URL, which is behind by now
+            offset = seen.decode("latin-1")
+        if mode is not None and offset is None:
+            raise BadRequest(Code.INVALID_OFFSET, "a live read needs an offset")
+        stream = await self._stream(request.path)
+        start = _position(offset, stream)
+        self._partition.touch(request.path, stream)
+        if mode is None:
+            return await self._catch_up(request, stream, start, now=offset == OFFSET_NOW)
+        self._live.require_room()
+        jitter_s = random.randint(1, 3600)  # noqa: S311 -- it spreads load, it guards nothing
+        cursor = caching.cursor(self._partition.now_ms(), parameters.get("cursor"), jitter_s)
+        if mode == "long-poll":
+            return await self._long_poll(request, stream, start, cursor)
+        headers = list(_SSE_HEADERS)
+        if not sse.is_text(stream.content_type):
+            headers.append((b"stream-sse-data-encoding", b"base64"))
+        return LiveResponse(headers, self._events(request.path, stream, start, cursor))
+
+    async def _stream(self, path: str) -> Stream:
+        stream = await self._partition.stream(path)
+        if stream is None:
+            raise BadRequest(Code.STREAM_NOT_FOUND)
+        return stream
+
+    async def _look(self, path: str, incarnation: int, start: int) -> Look:
+        """What lies behind `start` now. Whether that is all is judged after the read, when the answer is built."""
+        stream = await self._stream(path)
+        page = None
+        if stream.incarnation == incarnation and start < stream.tail:
+            page = await self._partition.read(path, stream, start, limits.READ_BYTES_MAX)
+            stream = await self._stream(path)
+        if stream.incarnation != incarnation:
+            raise BadRequest(Code.OFFSET_GONE, "the stream was deleted and created anew")
+        if page is None and start < stream.tail:
+            raise Unavailable("what was stored could not be read just now")
+        return Look(stream, start, page)
+
+    # -- catch-up ----------------------------------------------------------------------------------------------------
+
+    async def _catch_up(self, request: Request, stream: Stream, start: int, *, now: bool) -> Response:
+        if now:  # the tail at this moment: nobody may keep that (PROTOCOL.md 8)
+            return _page_response(Look(stream, start, None), [caching.NO_STORE])
+        look = await self._look(request.path, stream.incarnation, start)
+        tag = caching.etag(look.stream, start, look.end, closed=look.at_eof)
+        if look.page is None:
+            kept = caching.NO_STORE  # what an empty page says is out of date with the next append
+        else:
+            kept = caching.cache_control(request.path, look.stream, self._partition.now_ms())
+        if caching.matches(request.headers.get(b"if-none-match"), tag):
+            return Response(304, [(b"etag", tag), kept, *_place(look)])
+        return _page_response(look, [(b"etag", tag), kept])
+
+    # -- long-poll ---------------------------------------------------------------------------------------------------
+
+    async def _long_poll(self, request: Request, stream: Stream, start: int, cursor: int) -> Response | Pending:
+        look = await self._look(request.path, stream.incarnation, start)
+        if look.page is None and not look.stream.closed:
+            return Pending(self._waited(request, look, cursor))
+        return self._polled(request, look, cursor)
+
+    async def _waited(self, request: Request, look: Look, cursor: int) -> Response:
+        return self._polled(request, await self._wait_for_more(request.path, look), cursor)
+
+    def _polled(self, request: Request, look: Look, cursor: int) -> Response:
+        told = (b"stream-cursor", b"%d" % cursor)
+        if look.page is None:
+            headers = [caching.NO_STORE, *_place(look)]
+            return Response(204, headers if look.stream.closed else [*headers, told])
+        tag = caching.etag(look.stream, look.start, look.end, closed=look.at_eof)
+        kept = caching.cache_control(request.path, look.stream, self._partition.now_ms())
+        return _page_response(look, [(b"etag", tag), kept, told])
+
+    async def _wait_for_more(self, path: str, look: Look) -> Look:
+        """The first look that sees a record or the end; the last one when the time is up."""
+        ends_at = _clock() + self._settings.long_poll_s
+        with self._live.counted("long-poll"):
+            while look.page is None and not look.stream.closed and not self._partition.draining:
+                left_s = ends_at - _clock()
+                if left_s <= 0:
+                    break
+                await self._wait(path, look.stream, look.end, left_s)
+                look = await self._look(path, look.stream.incarnation, look.start)
+        return look
+
+    async def _wait(self, path: str, stream: Stream, position: int, timeout_s: float) -> None:
+        """Wait for more; a stream that somebody reads live does not run out of time meanwhile (PROTOCOL.md 5.1)."""
+        self._partition.touch(path, stream)
+        if stream.ttl_s is not None:
+            timeout_s = min(timeout_s, max(stream.ttl_s / 2, 0.1))
+        await self._partition.wait(path, stream.incarnation, position, timeout_s)
+
+    # -- SSE ---------------------------------------------------------------------------------------------------------
+
+    async def _events(self, path: str, stream: Stream, start: int, cursor: int) -> AsyncGenerator[bytes]:
+        """Frames from `start` on, until the stream is at its end or gone, or the connection has lived long enough."""
+        # Not all at once: readers that came together after a restart would else come back together for ever.
+        ends_at = _clock() + self._settings.sse_life_s * random.uniform(0.9, 1.1)  # noqa: S311 -- as above
+        told = False
+        with self._live.counted("sse"):
+            while True:
+                try:
+                    look = await self._look(path, stream.incarnation, start)
+                except (BadRequest, Unavailable):
+                    return  # gone, another life of the path, or not readable: the reader learns which by asking again
+                frame, start = self._frame(look)
+                if frame or look.at_eof or not told:
+                    told = True
+                    offset = format_offset(start, look.stream.incarnation)
+                    yield frame + sse.control_frame(offset, cursor, up_to_date=look.up_to_date, closed=look.at_eof)
+                elif not self._partition.draining:
+                    yield sse.KEEP_ALIVE
+                left_s = ends_at - _clock()
+                if look.at_eof or left_s <= 0:
+                    return
+                if self._partition.draining:
+                    yield sse.LEAVING
+                    return
+                if look.up_to_date:
+                    await self._wait(path, look.stream, look.end, min(left_s, self._settings.sse_keepalive_s))
+
+    def _frame(self, look: Look) -> tuple[bytes, int]:
+        """The data event of a look, and where a reader then stands; no bytes when it saw nothing to tell."""
+        page = look.page
+        if page is None:
+            return b"", look.start
+        text = sse.is_text(look.stream.content_type)
+        if text and not page.lengths and not look.at_eof:
+            whole = sse.whole_characters(page.data)
+            if whole:
+                page = before(page, page.start + whole)
+            elif look.up_to_date:
+                return b"", look.start
+        incarnation = look.stream.incarnation
+        frame = self._frames.get(incarnation, page.start, page.end)
+        if frame is None:
+            frame = sse.data_frame(format_offset(page.end, incarnation), _body(page), text=text)
+            self._frames.put(incarnation, page.start, page.end, frame)
+        return frame, page.end
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _position(offset: str | None, stream: Stream) -> int:
+    """Where in this life of the stream a reader wants to begin."""
+    if offset is None or offset == OFFSET_START:
+        return 0
+    if offset == OFFSET_NOW:
+        return stream.tail
+    try:
+        position, incarnation = parse_offset(offset)
+    except InvalidOffset:
+        raise BadRequest(Code.INVALID_OFFSET, "not an offset of this broker") from None
+    if incarnation not in (0, stream.incarnation):
+        raise BadRequest(Code.OFFSET_GONE, "the stream was deleted and created anew")
+    if position > stream.tail:
+        raise BadRequest(Code.INVALID_OFFSET, "beyond the end of the stream")
+    return position
+
+
+def _place(look: Look) -> list[Header]:
+    headers: list[Header] = [(b"stream-next-offset", format_offset(look.end, look.stream.incarnation).encode())]
+    if look.up_to_date:
+        headers.append(UP_TO_DATE)
+    if look.at_eof:
+        headers.append(CLOSED)
+    return headers
+
+
+def _page_response(look: Look, headers: list[Header]) -> Response:
+    body = _body(look.page) if look.page is not None else b"[]" if look.stream.is_json else b""
+    return Response(
+        200,
+        [
+            (b"content-type", look.stream.content_type.encode()),
+            (b"content-length", b"%d" % len(body)) if body else NO_BODY,
+            *headers,
+            *_place(look),
+            _SANDBOX,
+        ],
+        body,
+    )
+
+
+def _body(page: Page) -> bytes:
+    return b"[%b]" % page.data if page.lengths else page.data

@@ -1,0 +1,194 @@
+"""Requests as values: what the pure parts need to know of one, parsed once at the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+
+import msgspec
+
+from broker import limits
+from broker.http.problems import BadRequest
+from consumer.wire import Code
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Headers = dict[bytes, bytes]
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+_NOT_ENCODED: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PARAMETERS_MAX: Final = 64
+
+_process_id = os.urandom(6).hex().encode()
+_count = itertools.count(1)
+
+
+class ClientLeft(Exception):
+    """The client closed the connection: nobody waits for an answer any more."""
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One request.
+
+    `path` is what lies behind the endpoint's prefix, decoded and valid; `headers` have lower-case names; `origin` is
+    scheme and host as the client wrote them, `target` the whole path as it wrote it.
+    """
+
+    method: str
+    path: str
+    headers: Headers
+    query: bytes = b""
+    origin: bytes = b""
+    target: bytes = b""
+    request_id: str = ""
+
+
+def headers_of(scope: Scope) -> Headers:
+    """The headers by name.
+
+    One that was sent more than once has its values joined by commas (RFC 9110, 5.3): two values of what must be single
+    never pass for one.
+    """
+    raw = scope["headers"]
+    headers = dict(raw)
+    if len(headers) == len(raw):
+        return headers
+    headers.clear()
+    for name, value in raw:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
+def request_id_of(headers: Headers) -> bytes:
+    """The client's own id when it is fit to be logged and echoed, else a new one, unique among all processes."""
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return b"%b-%x" % (_process_id, next(_count))
+
+
+def origin_of(scope: Scope, headers: Headers) -> bytes:
+    """Scheme and host as the client sees them; empty when it names no host."""
+    host = headers.get(b"host")
+    return b"%b://%b" % (scope.get("scheme", "http").encode(), host) if host else b""
+
+
+def raw_path_of(scope: Scope) -> bytes:
+    """The path as it was sent, query excluded; servers need not pass it on (ASGI), then as it may have been."""
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]).encode() if raw is None else raw
+
+
+@lru_cache(maxsize=4096)
+def decode_path(target: bytes) -> str:
+    """`target`, the part of a path behind a prefix, percent-decoded.
+
+    Raises BadRequest (INVALID_PATH) for what is not UTF-8, has empty, `.` or `..` segments or control characters, or is
+    longer than `limits.PATH_BYTES_MAX`: no proxy, file system or log between here and there reads those alike.
+    """
+    decoded = unquote_to_bytes(target)
+    if len(decoded) > limits.PATH_BYTES_MAX:
+        raise BadRequest(Code.INVALID_PATH, f"longer than {limits.PATH_BYTES_MAX} bytes")
+    if _NOT_ENCODED.search(target):
+        raise BadRequest(Code.INVALID_PATH, "a percent sign encodes nothing")
+    try:
+        path = decoded.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(Code.INVALID_PATH, "not UTF-8") from None
+    if _CONTROL.search(path):
+        raise BadRequest(Code.INVALID_PATH, "control characters")
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):
+        raise BadRequest(Code.INVALID_PATH, "an empty, '.' or '..' segment")
+    return path
+
+
+def parameters_of(query: bytes) -> dict[str, str]:
+    """The query's parameters; unknown ones are the caller's to ignore (PROTOCOL.md 11).
+
+    Raises BadRequest (INVALID_PARAMETER) for one that is given twice: which one counts would be a guess.
+    """
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_PARAMETERS_MAX)
+    except ValueError:
+        raise BadRequest(Code.INVALID_PARAMETER, f"more than {_PARAMETERS_MAX} parameters") from None
+    parameters = dict(pairs)
+    if len(parameters) != len(pairs):
+        raise BadRequest(Code.INVALID_PARAMETER, "a parameter is given twice")
+    return parameters
+
+
+async def read_body(headers: Headers, receive: Receive, bytes_max: int) -> bytes:
+    """The whole body.
+
+    Raises BadRequest (BODY_TOO_LARGE, INVALID_BODY) when it is longer than `bytes_max` or does not arrive within
+    `limits.BODY_READ_S`, and ClientLeft.
+    """
+    if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
+        raise BadRequest(Code.INVALID_HEADER, "Content-Encoding is not supported")
+    declared = headers.get(b"content-length")
+    if declared is not None and len(declared) < 20 and int(declared) > bytes_max:  # noqa: PLR2004 -- of 2**64
+        await _discard(headers, receive, 0)
+        raise _too_large(bytes_max)
+    # The first part has mostly arrived together with the headers, and a timer costs as much as all else here: a client
+    # that sends headers and no body is bounded by the number of connections, like one that never ends its headers.
+    body, more = await _part(receive)
+    if not more and len(body) <= bytes_max:
+        return body
+    try:
+        async with asyncio.timeout(limits.BODY_READ_S):
+            return await _rest(body, more, headers, receive, bytes_max)
+    except TimeoutError:
+        raise BadRequest(Code.INVALID_BODY, f"not complete after {limits.BODY_READ_S:.0f} s", headers=_CLOSE) from None
+
+
+_CLOSE: Final = ((b"connection", b"close"),)
+
+
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _rest(body: bytes, more: bool, headers: Headers, receive: Receive, bytes_max: int) -> bytes:  # noqa: FBT001
+    parts, size = [body], len(body)
+    while size <= bytes_max and more:
+        body, more = await _part(receive)
+        parts.append(body)
+        size += len(body)
+    if size <= bytes_max:
+        return b"".join(parts)
+    if more:
+        await _discard(headers, receive, size)
+    raise _too_large(bytes_max)
+
+
+async def _discard(headers: Headers, receive: Receive, size: int) -> None:
+    """Let a body that is too long run out, within reason.
+
+    A client still writing when the connection closes sees a reset instead of our answer, and tries again.
+    """
+    if b"expect" in headers:  # it waits for our answer before it sends the body
+        return
+    more = True
+    try:
+        async with asyncio.timeout(limits.BODY_DISCARD_S):
+            while more and size < limits.BODY_DISCARD_BYTES_MAX:
+                body, more = await _part(receive)
+                size += len(body)
+    except TimeoutError:
+        return
+
+
+def _too_large(bytes_max: int) -> BadRequest:
+    return BadRequest(Code.BODY_TOO_LARGE, f"more than {bytes_max} bytes", headers=_CLOSE)

@@ -1,0 +1,69 @@
+"""`/v1/stream/{path}`: the Durable Streams protocol over one partition.
+
+The decisions are in `streams` and `reads`; here is the order of the steps.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from broker import limits
+from broker.http import streams
+from broker.http.endpoint import unless_client_leaves
+from broker.http.reads import LiveReaders, Pending, Reads
+from broker.http.request import Receive, Request, read_body
+from broker.http.response import LiveResponse, Response
+from broker.partition import Partition
+from broker.settings import Settings
+from consumer.wire import JSON, Code
+
+PREFIX: Final = b"/v1/stream/"
+_RESERVED: Final = "__ds"
+_RESERVED_BODY: Final = msgspec.json.encode(
+    {"error": {"code": Code.NOT_IMPLEMENTED.value, "message": "subscriptions are not implemented yet"}}
+)
+
+
+class StreamApi:
+    """See the module."""
+
+    def __init__(self, partition: Partition, settings: Settings, live: LiveReaders) -> None:
+        self._partition = partition
+        self._body_bytes_max = settings.body_bytes_max
+        self._reads = Reads(partition, settings, live)
+
+    async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
+        """One request. Raises BadRequest, BrokerError, ClientLeft."""
+        if request.path == _RESERVED or request.path.startswith(f"{_RESERVED}/"):
+            return _reserved()
+        streams.require_method(request.method, request.path)
+        if request.method == "GET":
+            read = await self._reads.get(request)
+            return await unless_client_leaves(read.response, receive) if isinstance(read, Pending) else read
+        if request.method == "HEAD":
+            return await self._reads.head(request)
+        return await self._write(request, receive)
+
+    async def _write(self, request: Request, receive: Receive) -> Response:
+        body = await read_body(request.headers, receive, self._body_bytes_max)
+        entry = streams.entry_of(request, body)
+        # The client may leave from here on: what is proposed is done all the same.
+        outcome = await self._partition.propose(entry)
+        return streams.answer(request, entry, outcome, self._partition.durability)
+
+
+def live_s_max(settings: Settings) -> float:
+    """How long a live response may take at most: an SSE connection's life, and a while for a reader that stalls."""
+    return settings.sse_life_s * 1.1 + limits.SSE_STALL_S
+
+
+def _reserved() -> Response:
+    """Under `__ds/` errors have the protocol's own form (PROTOCOL.md 6)."""
+    headers = [
+        (b"content-type", JSON.encode()),
+        (b"content-length", b"%d" % len(_RESERVED_BODY)),
+        (b"cache-control", b"no-store"),
+    ]
+    return Response(501, headers, _RESERVED_BODY)

@@ -1,0 +1,79 @@
+"""Prometheus metrics: the plain numbers that the parts keep anyway, read when somebody scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from broker.core.entry import Kind
+from broker.http.traffic import Traffic
+from broker.materializer import Materializer
+from broker.partition import Partition
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics(Collector):
+    """The metrics of one broker, in a registry of their own: two brokers may share a process."""
+
+    def __init__(self, partition: Partition, materializer: Materializer, traffic: Traffic) -> None:
+        self._partition = partition
+        self._materializer = materializer
+        self._traffic = traffic
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def exposition(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """As the registry asks for them."""
+        yield from self._of_partition()
+        yield from self._of_http()
+        yield _counter("records_folded", "Records folded into messages.", self._materializer.records_folded)
+        yield _gauge("folded_sessions", "Sessions whose messages are in memory.", self._materializer.sessions)
+
+    def _of_partition(self) -> Iterator[Metric]:
+        partition, counts = self._partition, self._partition.counts
+        entries = CounterMetricFamily("streamfold_entries", "Entries by kind and result.", labels=["kind", "result"])
+        for (kind, result), count in list(counts.outcomes.items()):
+            entries.add_metric([Kind(kind).name.lower(), result], count)
+        yield entries
+        yield _counter("appended_records", "Records appended.", counts.appended_records)
+        yield _counter("appended_bytes", "Bytes of data appended.", counts.appended_bytes)
+        yield _counter("commits", "Commits applied.", counts.commits)
+        yield _counter("checkpoints", "Checkpoints written.", counts.checkpoints)
+        yield _counter("checkpoint_failures", "Checkpoints that could not be written.", counts.checkpoint_failures)
+        yield _counter(
+            "answered_without_journal",
+            "Refusals and duplicates that were certain without the journal.",
+            counts.answered_without_journal,
+        )
+        yield _gauge("in_flight_entries", "Entries proposed and not yet applied.", partition.in_flight)
+        yield _gauge("unstored_bytes", "Bytes applied and not yet in the store.", partition.unstored_bytes)
+        yield _gauge("applied_index", "Index of the newest applied entry.", partition.applied_index)
+        yield _gauge("healthy", "1 while the engine acknowledges.", partition.healthy)
+
+    def _of_http(self) -> Iterator[Metric]:
+        responses = CounterMetricFamily("streamfold_responses", "Responses by class of status.", labels=["status"])
+        for status, count in self._traffic.responses.items():
+            responses.add_metric([status], count)
+        yield responses
+        live = GaugeMetricFamily("streamfold_live_readers", "Readers that wait, by mode.", labels=["mode"])
+        for mode, count in self._traffic.live.counts.items():
+            live.add_metric([mode], count)
+        yield live
+        yield _counter("unexpected_errors", "Requests that ran into a bug.", self._traffic.bugs)
+
+
+def _counter(name: str, meaning: str, value: float) -> Metric:
+    return CounterMetricFamily(f"streamfold_{name}", meaning, value)
+
+
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"streamfold_{name}", meaning, value)

@@ -1,0 +1,230 @@
+"""`streamfold serve`: a broker in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+import uvicorn
+
+from broker import limits
+from broker.app import App, create_app
+from broker.errors import StartError
+from broker.settings import ENGINES, Engine, Settings
+from consumer.wire import Durability
+
+_PROMISES: Final = {
+    Durability.FSYNC: "what is acknowledged survives a crash and power loss",
+    Durability.REPLICATED: "what is acknowledged survives the loss of a node",
+    Durability.MEMORY: "NOTHING survives the end of this process",
+}
+_DEFAULTS: Final = Settings()
+
+
+@click.command(context_settings={"auto_envvar_prefix": "STREAMFOLD", "show_default": True})
+@click.option("--host", default=_DEFAULTS.host, envvar="STREAMFOLD_HOST", help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=_DEFAULTS.port, envvar="STREAMFOLD_PORT", help="0: any free one."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_DEFAULTS.data_dir,
+    envvar="STREAMFOLD_DATA_DIR",
+    help="Folder that keeps everything; made when missing. The memory engine uses none.",
+)
+@click.option("--engine", type=click.Choice(ENGINES), default=_DEFAULTS.engine, envvar="STREAMFOLD_ENGINE")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="STREAMFOLD_INSECURE",
+    help="Listen on an address that other machines reach, without authentication.",
+)
+@click.option(
+    "--long-poll-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULTS.long_poll_s,
+    envvar="STREAMFOLD_LONG_POLL_S",
+    help="Seconds that a long-poll waits.",
+)
+@click.option(
+    "--sse-life-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULTS.sse_life_s,
+    envvar="STREAMFOLD_SSE_LIFE_S",
+    help="Seconds that one SSE connection lives.",
+)
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULTS.drain_s,
+    envvar="STREAMFOLD_DRAIN_S",
+    help="Seconds that a stop waits for requests in flight.",
+)
+def serve(
+    *,
+    host: str,
+    port: int,
+    data_dir: Path,
+    engine: Engine,
+    insecure: bool,
+    long_poll_s: float,
+    sse_life_s: float,
+    drain_s: float,
+) -> None:
+    """Run a broker until SIGTERM or Ctrl+C.
+
+    Every option may be given as an environment variable, STREAMFOLD_ and its name.
+    """
+    settings = Settings(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        engine=engine,
+        insecure=insecure,
+        long_poll_s=long_poll_s,
+        sse_life_s=sse_life_s,
+        drain_s=drain_s,
+    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        _require_secure(settings)
+        with _bound(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(create_app(settings), listener))
+    except StartError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(1)
+
+
+async def _serve(app: App, listener: socket.socket) -> None:
+    _tune()
+    async with app.running():
+        with _signals_absorbed():
+            await _Server(app, listener).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a drain before its own shutdown, which waits for every connection."""
+
+    def __init__(self, app: App, listener: socket.socket) -> None:
+        settings = app.settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",  # `_serve` runs it, so that a StartError gets out
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # whom to believe is the operator's to say
+                timeout_keep_alive=limits.CONNECTION_IDLE_S,
+                timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+                limit_concurrency=settings.connections_max,
+                backlog=limits.BACKLOG,
+            )
+        )
+        self._broker = app
+        self._listener = listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # What is here by now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        _announce(self._broker, self._listener)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._broker.drain()
+        await super().shutdown(sockets)
+
+
+def _announce(app: App, listener: socket.socket) -> None:
+    settings, durability = app.settings, Durability(app.partition.durability)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    data = "none" if settings.engine == "memory" else settings.data_dir.resolve()
+    click.echo(f"durability: {durability.value} ({_PROMISES[durability]})")
+    click.echo(f"url: http://{host}:{listener.getsockname()[1]}")
+    click.echo(f"data: {data}")
+
+
+def _require_secure(settings: Settings) -> None:
+    if settings.insecure or _is_loopback(settings.host):
+        return
+    raise StartError(
+        f"{settings.host} is reached by other machines, and there is no authentication yet",
+        "listen on 127.0.0.1, or say --insecure if whoever reaches this address may read and write everything",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """The socket, bound and not yet listening: until the broker is ready, nobody is to connect. Raises StartError."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise StartError(f"{settings.host}: {error.strerror}", "name an address of this machine") from error
+    try:
+        if sys.platform != "win32":  # there it would let two processes share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            "is a broker running there already? Choose another --port",
+        ) from error
+    return listener
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 -- it does not exist on Windows
+
+    return uvloop.new_event_loop
+
+
+def _tune() -> None:
+    """Settings of the process, which is the broker's own here; `create_app` leaves them alone."""
+    # Requests and entries make no cycles: reference counts free them. The default of 700 new objects a collection
+    # would walk thousands of rows and futures for nothing, many times a second.
+    gc.set_threshold(50_000, 20, 50)
+    # A commit is written by a thread. With the default of 5 ms it would, when it comes back from its fsync, wait that
+    # long for a busy event loop to hand over the interpreter.
+    sys.setswitchinterval(0.0005)
+
+
+@contextmanager
+def _signals_absorbed() -> Iterator[None]:
+    """Uvicorn raises the signal that stopped it once more when it has stopped: here a drain is a good end."""
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

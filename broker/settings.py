@@ -1,0 +1,59 @@
+"""What an operator may choose. Everything else is in `broker.limits`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from broker import limits
+
+Engine = Literal["sqlite", "memory"]
+ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one broker. Raises ValueError for values that cannot work."""
+
+    host: str = "127.0.0.1"
+    port: int = 4437
+    """The protocol's own port (PROTOCOL.md 13.1). 0 is any free one."""
+    insecure: bool = False
+    """Serve others than this machine without authentication."""
+    engine: Engine = "sqlite"
+    data_dir: Path = Path("streamfold-data")
+    """Where the sqlite engine keeps everything. One broker at a time."""
+
+    body_bytes_max: int = limits.BODY_BYTES_MAX
+    """One request body."""
+    long_poll_s: float = limits.LONG_POLL_S
+    """How long a long-poll waits for a record before it answers 204."""
+    sse_life_s: float = limits.SSE_LIFE_S
+    """How long one SSE connection lives, give or take a tenth; its reader comes back at its offset."""
+    sse_keepalive_s: float = limits.SSE_KEEPALIVE_S
+    """Silence on an SSE connection after which a comment is sent."""
+    live_readers_max: int = limits.LIVE_READERS_MAX
+    """Long-polls that wait and SSE connections, together."""
+    connections_max: int = limits.CONNECTIONS_MAX
+    """Open connections, idle ones too; the next one gets 503."""
+    checkpoint_interval_s: float = limits.CHECKPOINT_INTERVAL_S
+    """How often what was applied moves into the store: about what a restart has to replay."""
+    drain_s: float = limits.DRAIN_S
+    """How long a stop waits for requests that still run."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds that no type holds."""
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}, not one of {', '.join(ENGINES)}")
+        if not 0 <= self.port <= 65535:  # noqa: PLR2004 -- 16 bits
+            raise ValueError(f"port is {self.port}, not 0 to 65535")
+        for name in ("body_bytes_max", "long_poll_s", "sse_life_s", "sse_keepalive_s", "live_readers_max"):
+            _require_positive(name, getattr(self, name))
+        for name in ("connections_max", "checkpoint_interval_s", "drain_s"):
+            _require_positive(name, getattr(self, name))
+
+
+def _require_positive(name: str, value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"{name} is {value}, not above 0")
