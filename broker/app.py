@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from broker.data_dir import DataDir
-from broker.http import status, stream_api
+from broker.http import session_api, status, stream_api
 from broker.http.endpoint import Endpoint
 from broker.http.framework import Framework
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Scope, raw_path_of
 from broker.http.response import Send
+from broker.http.session_api import SessionApi
 from broker.http.stream_api import StreamApi
 from broker.http.traffic import Traffic
 from broker.journal import Journal
@@ -49,8 +50,10 @@ class App:
         traffic = Traffic(live)
         metrics = Metrics(self.partition, self.materializer, traffic)
         streams = StreamApi(self.partition, settings, live)
+        sessions = SessionApi(self.partition, settings, self.materializer)
         self._apis = (
             Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
+            Endpoint(session_api.PREFIX, sessions.respond, traffic),
         )
         self._others = Framework(
             routes=status.routes(self.partition, metrics.exposition, CONTENT_TYPE),

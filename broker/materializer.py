@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from typing import Any
 
 import msgspec
 
@@ -20,6 +19,7 @@ from broker.core.state import Stream
 from broker.errors import BrokerError
 from broker.partition import Partition
 from broker.store import Snapshot
+from consumer.plain import JSONObject
 from consumer.session import BadSessionState, SessionFold
 from consumer.wire import SESSION_PATH_PREFIX
 
@@ -40,7 +40,7 @@ class Messages(msgspec.Struct, frozen=True):
 
     stream: Stream
     position: int
-    items: list[dict[str, Any]]
+    items: list[JSONObject]
 
 
 class _Live:

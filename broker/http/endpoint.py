@@ -38,7 +38,7 @@ log = logging.getLogger("streamfold.http")
 class Endpoint:
     """One API, behind one prefix."""
 
-    def __init__(self, prefix: bytes, respond: Respond, traffic: Traffic, *, live_s_max: float) -> None:
+    def __init__(self, prefix: bytes, respond: Respond, traffic: Traffic, *, live_s_max: float = 0.0) -> None:
         self.prefix = prefix
         self._respond = respond
         self._traffic = traffic

@@ -1,0 +1,543 @@
+"""The session API's two pure functions: a request to an entry, an outcome to a response.
+
+PUT    /v1/sessions/{sid}                              create, or confirm; with an optional first message
+GET    /v1/sessions/{sid}                              its state
+DELETE /v1/sessions/{sid}
+POST   /v1/sessions/{sid}/messages                     add a whole message
+GET    /v1/sessions/{sid}/messages[/{mid}]             the folded messages, and the offset they stand at
+POST   /v1/sessions/{sid}/generations/{gid}/chunks     the next batch; batch 0 opens the generation
+POST   /v1/sessions/{sid}/generations/{gid}/finish     the last batch: ends it
+POST   /v1/sessions/{sid}/generations/{gid}/heartbeat  renew its lease
+POST   /v1/sessions/{sid}/generations/{gid}/stop       end it, from anywhere
+GET    /v1/sessions/{sid}/generations/{gid}            its state
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from broker import limits
+from broker.core.entry import (
+    Entry,
+    GenerationOptions,
+    Kind,
+    MessageOptions,
+    SessionOptions,
+    StopOptions,
+    body_digest,
+    encode_options,
+)
+from broker.core.offset import format_offset
+from broker.core.outcome import Outcome, Result
+from broker.core.page import pack_lengths
+from broker.core.session import timestamp
+from broker.core.state import Generation, Session, Stream, media_type
+from broker.http import caching
+from broker.http.problems import BadRequest, answer_with, problem
+from broker.http.records import split
+from broker.http.request import Headers, Request, parameters_of
+from broker.http.response import Header, Response
+from broker.http.streams import traceparent_of
+from broker.materializer import Messages
+from consumer.fold import FORMATS
+from consumer.plain import JSONObject, NotJSON, decode, encode
+from consumer.wire import ENDED, JSON, SEQ_MAX, SESSION_PATH_PREFIX, Code, Status
+
+_ID: Final = re.compile(rf"[A-Za-z0-9._~:-]{{1,{limits.ID_CHARS_MAX}}}", re.ASCII)
+_DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
+_PARAMETERS: Final = frozenset({"messageId", "lane", "format", "role", "actorId", "leaseMs", "txid"})
+_REVALIDATE: Final[Header] = (b"cache-control", b"private, no-cache")
+FORMAT_DEFAULT: Final = "ai-sdk-ui-message-stream"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a session URL names: the session, and what of it."""
+
+    session_id: str
+    part: str = ""  # "", "messages", "generations"
+    part_id: str = ""  # message or generation id
+    action: str = ""  # "chunks", "finish", "heartbeat", "stop"
+
+    @property
+    def path(self) -> str:
+        """The path of the session's stream."""
+        return SESSION_PATH_PREFIX + self.session_id
+
+
+def target_of(path: str) -> Target:
+    """What `path`, the part behind `/v1/sessions/`, names.
+
+    Raises BadRequest: NOT_FOUND where no route has this shape, INVALID_PATH for an id that no client should use.
+    """
+    segments = path.split("/")
+    match segments:
+        case [session_id]:
+            target = Target(session_id)
+        case [session_id, "messages"]:
+            target = Target(session_id, "messages")
+        case [session_id, "messages", message_id]:
+            target = Target(session_id, "messages", message_id)
+        case [session_id, "generations", generation_id]:
+            target = Target(session_id, "generations", generation_id)
+        case [session_id, "generations", generation_id, ("chunks" | "finish" | "heartbeat" | "stop") as action]:
+            target = Target(session_id, "generations", generation_id, action)
+        case _:
+            raise BadRequest(Code.NOT_FOUND)
+    _require_id(target.session_id, "session id", Code.INVALID_PATH)
+    if len(segments) > 2:  # noqa: PLR2004 -- behind "messages" or "generations" comes an id
+        _require_id(target.part_id, "id", Code.INVALID_PATH)
+    return target
+
+
+def require_method(method: str, target: Target) -> None:
+    """Raise BadRequest (METHOD_NOT_ALLOWED) for a method that the target does not take."""
+    allowed = _methods_of(target)
+    if method not in allowed:
+        allow = (b"allow", ", ".join((*allowed, "OPTIONS")).encode())
+        raise BadRequest(Code.METHOD_NOT_ALLOWED, headers=(allow,))
+
+
+def _methods_of(target: Target) -> tuple[str, ...]:
+    if target.action:
+        return ("POST",)
+    if not target.part:
+        return ("GET", "PUT", "DELETE")
+    if target.part == "messages" and not target.part_id:
+        return ("GET", "POST")
+    return ("GET",)
+
+
+def entry_of(request: Request, target: Target, body: bytes) -> Entry:
+    """The entry that a write asks for. Raises BadRequest; then the request means nothing and changes nothing."""
+    parameters = _parameters(request.query)
+    match request.method, target.part, target.action:
+        case "PUT", "", _:
+            return _create(request, target, body, parameters)
+        case "DELETE", "", _:
+            return _entry(Kind.SESSION_DELETE, request, target, parameters)
+        case "POST", "messages", _:
+            return _message(request, target, body, parameters)
+        case "POST", _, "chunks":
+            return _chunks(request, target, body, parameters)
+        case "POST", _, "finish":
+            return _finish(request, target, body, parameters)
+        case _:
+            return _stop_or_heartbeat(request, target, body, parameters)
+
+
+def answer(target: Target, entry: Entry, outcome: Outcome, durability: str) -> Response:
+    """What the outcome of that entry tells the client."""
+    if outcome.result is Result.REFUSED:
+        return _refusal(target, entry, outcome)
+    body: JSONObject = {"sessionId": target.session_id}
+    headers: list[Header] = [(b"stream-durability", durability.encode())]
+    status = 200
+    match entry.kind:
+        case Kind.SESSION_DELETE:
+            return Response(204, headers)
+        case Kind.SESSION_CREATE:
+            status = 201 if outcome.result is Result.CREATED else 200
+            body["created"] = outcome.result is Result.CREATED
+            if outcome.session is not None:
+                body["createdAt"] = timestamp(outcome.session.created_ms)
+        case Kind.MESSAGE:
+            status = 201 if outcome.result is Result.ACCEPTED else 200
+            options = msgspec.msgpack.decode(entry.options, type=MessageOptions)
+            body |= {"messageId": options.message_id} | ({"txid": entry.txid} if entry.txid else {})
+        case _:
+            headers += _producer_headers(outcome)
+            body |= _of_generation(entry, outcome)
+    if outcome.result is Result.DUPLICATE:
+        body["duplicate"] = True
+    if outcome.next_position is not None:
+        offset = format_offset(outcome.next_position, _incarnation(outcome))
+        body["offset"] = offset
+        headers.append((b"stream-next-offset", offset.encode()))
+    return _json_answer(body, headers, status)
+
+
+def session_answer(request: Request, target: Target, session: Session | None, stream: Stream | None) -> Response:
+    """`GET /v1/sessions/{sid}`."""
+    if session is None or stream is None:
+        return _not_found(Code.SESSION_NOT_FOUND, request, target)
+    state: JSONObject = {
+        "sessionId": target.session_id,
+        "offset": format_offset(stream.tail, stream.incarnation),
+        "createdAt": timestamp(session.created_ms),
+        "lastActivityAt": timestamp(session.active_ms),
+        "status": "streaming" if session.open else "idle",
+        "generations": [
+            {
+                "generationId": generation.generation_id,
+                "messageId": generation.message_id,
+                "lane": generation.lane,
+                "fence": generation.fence,
+                "status": _status(generation),
+            }
+            for generation in session.open
+        ],
+    }
+    if session.metadata:
+        state["metadata"] = decode(session.metadata)
+    return _json_answer(state)
+
+
+def messages_answer(request: Request, target: Target, messages: Messages | None) -> Response:
+    """`GET …/messages` and `GET …/messages/{mid}`. The offset says what is in them, so it is their entity tag."""
+    if messages is None:
+        return _not_found(Code.SESSION_NOT_FOUND, request, target)
+    offset = format_offset(messages.position, messages.stream.incarnation)
+    headers: list[Header] = [(b"etag", b'"%b"' % offset.encode()), (b"stream-next-offset", offset.encode())]
+    if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
+        return Response(304, [*headers, _REVALIDATE])
+    if not target.part_id:
+        body: JSONObject = {"sessionId": target.session_id, "offset": offset, "messages": [*messages.items]}
+        return _json_answer(body, headers, cache=_REVALIDATE)
+    for item in messages.items:
+        if item["id"] == target.part_id:
+            return _json_answer(item, headers, cache=_REVALIDATE)
+    return _not_found(Code.MESSAGE_NOT_FOUND, request, target)
+
+
+def generation_answer(
+    request: Request, target: Target, session: Session | None, generation: Generation | None
+) -> Response:
+    """`GET …/generations/{gid}`. `seq` and `chunks` tell a producer that comes back where to go on."""
+    if session is None:
+        return _not_found(Code.SESSION_NOT_FOUND, request, target)
+    if generation is None:
+        return _not_found(Code.GENERATION_NOT_FOUND, request, target)
+    state: JSONObject = {
+        "generationId": generation.generation_id,
+        "messageId": generation.message_id,
+        "lane": generation.lane,
+        "fence": generation.fence,
+        "status": _status(generation),
+        "format": generation.format,
+        "role": generation.role,
+        "chunks": generation.chunks,
+        "seq": generation.sequence.seq,
+        "leaseMs": generation.lease_ms,
+        "createdAt": timestamp(generation.created_ms),
+    }
+    if generation.reason:
+        state["reason"] = generation.reason
+    for name, raw in (("error", generation.error), ("usage", generation.usage), ("metadata", generation.metadata)):
+        if raw:
+            state[name] = decode(raw)
+    if generation.ended_ms:
+        state["endedAt"] = timestamp(generation.ended_ms)
+    return _json_answer(state)
+
+
+# -- requests ----------------------------------------------------------------------------------------------------
+
+
+def _entry(
+    kind: Kind,
+    request: Request,
+    target: Target,
+    parameters: dict[str, str],
+    *,
+    options: msgspec.Struct | None = None,
+    seq: int = 0,
+    digest: bytes = b"",
+    records: tuple[bytes, bytes] = (b"", b""),
+) -> Entry:
+    lengths, body = records
+    return Entry(
+        kind,
+        target.path,
+        seq=seq,
+        digest=digest,
+        txid=_id_parameter(parameters, "txid", ""),
+        request_id=request.request_id,
+        traceparent=traceparent_of(request.headers),
+        options=b"" if options is None else encode_options(options),
+        lengths=lengths,
+        body=body,
+    )
+
+
+def _create(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    wanted = _object(body, {"message", "metadata"})
+    metadata = _optional_object(wanted, "metadata")
+    if wanted.get("message") is None:
+        return _entry(Kind.SESSION_CREATE, request, target, parameters, options=SessionOptions(metadata))
+    message = wanted["message"]
+    record = encode(message)
+    return _entry(
+        Kind.SESSION_CREATE,
+        request,
+        target,
+        parameters,
+        options=SessionOptions(metadata, _message_id(message)),
+        digest=_message_digest(message),
+        records=(pack_lengths([len(record)]), record),
+    )
+
+
+def _message(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    _require_json(request.headers)
+    message = _object(body)
+    options = MessageOptions(_message_id(message))
+    digest = _message_digest(message)
+    return _entry(Kind.MESSAGE, request, target, parameters, options=options, digest=digest, records=split(body))
+
+
+def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    _require_json(request.headers)
+    seq = _seq(request.headers)
+    if not body:
+        raise BadRequest(Code.EMPTY_BODY, "a batch has at least one chunk")
+    lengths, data = split(body)
+    if not lengths:
+        raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
+    return _entry(
+        Kind.CHUNKS,
+        request,
+        target,
+        parameters,
+        options=_generation_options(target, seq, parameters),
+        seq=seq,
+        digest=body_digest(data),
+        records=(lengths, data),
+    )
+
+
+def _finish(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    if body:
+        _require_json(request.headers)
+    seq = _seq(request.headers)
+    told = _object(body, {"status", "reason", "error", "usage", "metadata"})
+    status = told.get("status", Status.COMPLETE.value)
+    if status not in ENDED:
+        raise BadRequest(Code.INVALID_BODY, "status is complete, failed or aborted")
+    options = msgspec.structs.replace(
+        _generation_options(target, seq, parameters),
+        status=status,
+        reason=_short_text(told, "reason"),
+        error=encode(told["error"]) if told.get("error") is not None else b"",
+        usage=_optional_object(told, "usage"),
+        metadata=_optional_object(told, "metadata"),
+    )
+    # No chunks have this digest, so neither passes for a copy of the other.
+    digest = body_digest(b"finish\0" + body)
+    return _entry(Kind.FINISH, request, target, parameters, options=options, seq=seq, digest=digest)
+
+
+def _stop_or_heartbeat(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    told = _object(body, {"requestedBy", "reason"})
+    options = StopOptions(target.part_id, _short_text(told, "requestedBy"), _short_text(told, "reason"))
+    kind = Kind.STOP if target.action == "stop" else Kind.HEARTBEAT
+    return _entry(kind, request, target, parameters, options=options)
+
+
+def _generation_options(target: Target, seq: int, parameters: dict[str, str]) -> GenerationOptions:
+    """What batch 0 opens; later batches need no more than the id."""
+    if seq != 0:
+        return GenerationOptions(target.part_id)
+    chunk_format = parameters.get("format", FORMAT_DEFAULT)
+    if chunk_format not in FORMATS:
+        raise BadRequest(Code.UNKNOWN_FORMAT, f"formats: {', '.join(sorted(FORMATS))}")
+    return GenerationOptions(
+        target.part_id,
+        message_id=_id_parameter(parameters, "messageId", target.part_id),
+        lane=_id_parameter(parameters, "lane", "main"),
+        format=chunk_format,
+        role=_id_parameter(parameters, "role", "assistant"),
+        actor_id=_id_parameter(parameters, "actorId", ""),
+        lease_ms=_lease_ms(parameters),
+        generations_max=limits.GENERATIONS_OPEN_MAX,
+        lanes_max=limits.LANES_MAX,
+    )
+
+
+def _parameters(query: bytes) -> dict[str, str]:
+    parameters = parameters_of(query)
+    unknown = parameters.keys() - _PARAMETERS
+    if unknown:  # a misspelt messageId must not open a generation under another id
+        raise BadRequest(Code.INVALID_PARAMETER, f"unknown: {', '.join(sorted(unknown))[:200]}")
+    return parameters
+
+
+def _require_id(text: str, name: str, code: Code) -> None:
+    if _ID.fullmatch(text) is None or text in {".", ".."}:
+        raise BadRequest(code, f"{name}: 1 to {limits.ID_CHARS_MAX} characters of A-Z a-z 0-9 . _ ~ : -")
+
+
+def _id_parameter(parameters: dict[str, str], name: str, default: str) -> str:
+    if name not in parameters:
+        return default
+    _require_id(parameters[name], name, Code.INVALID_PARAMETER)
+    return parameters[name]
+
+
+def _lease_ms(parameters: dict[str, str]) -> int:
+    text = parameters.get("leaseMs")
+    if text is None:
+        return limits.LEASE_MS
+    lowest, highest = limits.LEASE_MS_MIN, limits.LEASE_MS_MAX
+    if _DECIMAL.fullmatch(text.encode()) is None or not lowest <= int(text) <= highest:
+        raise BadRequest(Code.INVALID_PARAMETER, f"leaseMs: {lowest} to {highest}")
+    return int(text)
+
+
+def _seq(headers: Headers) -> int:
+    text = headers.get(b"producer-seq")
+    if text is None:
+        raise BadRequest(Code.INVALID_PRODUCER, "Producer-Seq is missing: it counts the batches of a generation from 0")
+    if _DECIMAL.fullmatch(text) is None or int(text) > SEQ_MAX:
+        raise BadRequest(Code.INVALID_PRODUCER, "Producer-Seq is a decimal integer from 0 to 2^53 - 1")
+    return int(text)
+
+
+def _require_json(headers: Headers) -> None:
+    told = headers.get(b"content-type", b"")
+    if told != b"application/json" and media_type(told.decode("latin-1")) != JSON:
+        raise BadRequest(Code.INVALID_CONTENT_TYPE, f"the body is {JSON}")
+
+
+def _object(body: bytes, names: set[str] | None = None) -> JSONObject:
+    """The JSON object in a body; an empty body stands for `{}` where `names` says which fields there may be."""
+    if not body.strip():
+        if names is None:
+            raise BadRequest(Code.EMPTY_BODY)
+        return {}
+    split(body)  # the bounds that hold for every record
+    try:
+        value = decode(body)
+    except NotJSON as error:
+        raise BadRequest(Code.INVALID_JSON, str(error)) from None
+    if not isinstance(value, dict):
+        raise BadRequest(Code.INVALID_BODY, "a JSON object is expected")
+    if names is not None and not value.keys() <= names:
+        unknown = ", ".join(sorted(value.keys() - names))
+        raise BadRequest(Code.INVALID_BODY, f"unknown fields: {unknown[:200]}")
+    return value
+
+
+def _optional_object(told: JSONObject, name: str) -> bytes:
+    value = told.get(name)
+    if value is None:
+        return b""
+    if not isinstance(value, dict):
+        raise BadRequest(Code.INVALID_BODY, f"{name} is a JSON object")
+    return encode(value)
+
+
+def _short_text(told: JSONObject, name: str) -> str:
+    value = told.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > limits.HEADER_CHARS_MAX or not _is_unicode(value):
+        raise BadRequest(Code.INVALID_BODY, f"{name} is a string of at most {limits.HEADER_CHARS_MAX} characters")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _message_id(message: object) -> str:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise BadRequest(Code.INVALID_BODY, 'a message is an object with an "id" and a "role"')
+    message_id = message.get("id")
+    if not isinstance(message_id, str):
+        raise BadRequest(Code.INVALID_BODY, 'a message is an object with an "id" and a "role"')
+    _require_id(message_id, "message id", Code.INVALID_BODY)
+    return message_id
+
+
+def _message_digest(message: object) -> bytes:
+    """Equal for equal messages, however their JSON is spelled: a retry may come from another serialiser."""
+    return body_digest(json.dumps(message, sort_keys=True, separators=(",", ":")).encode())
+
+
+# -- answers -----------------------------------------------------------------------------------------------------
+
+
+def _json_answer(
+    body: JSONObject, headers: Sequence[Header] = (), status: int = 200, cache: Header = caching.NO_STORE
+) -> Response:
+    """A JSON answer. Half a surrogate pair in it stays an escape."""
+    encoded = encode(body)
+    content = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(encoded))]
+    return Response(status, [*content, cache, *headers], encoded)
+
+
+def _not_found(code: Code, request: Request, target: Target) -> Response:
+    facts: dict[str, Any] = {"session_id": target.session_id}
+    if target.part_id:
+        facts["generation_id" if target.part == "generations" else "message_id"] = target.part_id
+    return answer_with(msgspec.structs.replace(problem(code, request_id=request.request_id), **facts))
+
+
+def _of_generation(entry: Entry, outcome: Outcome) -> JSONObject:
+    generation = outcome.generation
+    if generation is None:  # an accepted write always has one
+        raise TypeError(f"an outcome of kind {entry.kind} without its generation")
+    if entry.kind == Kind.HEARTBEAT:
+        return {"generationId": generation.generation_id, "leaseMs": generation.lease_ms}
+    told: JSONObject = {
+        "generationId": generation.generation_id,
+        "messageId": generation.message_id,
+        "lane": generation.lane,
+        "fence": generation.fence,
+        "status": _status(generation),
+    }
+    if generation.reason:
+        told["reason"] = generation.reason
+    if entry.kind in (Kind.CHUNKS, Kind.FINISH):
+        told["seq"] = entry.seq
+    return told
+
+
+def _status(generation: Generation) -> str:
+    """An open generation without chunks is `pending`: a reader may say that somebody is thinking."""
+    if generation.status == Status.STREAMING and generation.chunks == 0:
+        return Status.PENDING.value
+    return generation.status
+
+
+def _incarnation(outcome: Outcome) -> int:
+    if outcome.generation is not None:
+        return outcome.generation.incarnation
+    return outcome.stream.incarnation if outcome.stream is not None else 0
+
+
+def _producer_headers(outcome: Outcome) -> list[Header]:
+    headers: list[Header] = []
+    if outcome.epoch is not None:
+        headers.append((b"producer-epoch", b"%d" % outcome.epoch))
+    if outcome.seq is not None and outcome.seq >= 0:
+        headers.append((b"producer-seq", b"%d" % outcome.seq))
+    return headers
+
+
+def _refusal(target: Target, entry: Entry, outcome: Outcome) -> Response:
+    """A refusal with its facts. A 409 that is no gap names the seq received as the expected one."""
+    code = outcome.code or Code.INTERNAL
+    told = problem(code, outcome.detail, request_id=entry.request_id)
+    facts: dict[str, Any] = {"session_id": target.session_id}
+    if target.part == "generations":
+        facts["generation_id"] = target.part_id
+    headers = _producer_headers(outcome)
+    if entry.kind in (Kind.CHUNKS, Kind.FINISH):
+        facts["received_seq"] = entry.seq
+        if told.status == 409:  # noqa: PLR2004 -- Conflict
+            facts["expected_seq"] = entry.seq if outcome.expected_seq is None else outcome.expected_seq
+            headers.append((b"producer-expected-seq", b"%d" % facts["expected_seq"]))
+            headers.append((b"producer-received-seq", b"%d" % entry.seq))
+    generation = outcome.generation
+    if generation is not None:
+        facts["message_id"] = generation.message_id
+        facts["generation_status"] = _status(generation)
+        facts["reason"] = generation.reason or ("finished" if generation.status in ENDED else None)
+        facts["current_epoch"] = outcome.epoch
+    return answer_with(msgspec.structs.replace(told, **facts), tuple(headers))
