@@ -1,0 +1,166 @@
+"""The golden journal: `python -m tests.broker.core.golden 1` writes tests/data/golden_journal_v1.bin and .json.
+
+The .bin is a journal with every kind of entry and most outcomes: a msgpack array of [time in ms, entry bytes], index 1
+first. The .json is what its replay makes: outcomes, rows and the streams' content. Both are committed and replayed for
+ever. A difference means that `apply` does something else with bytes that are in somebody's journal: that is a new
+`APPLY_LEVEL`, the old behaviour stays for the old level, and a new pair of files comes beside this one. So files that
+are there are never written again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker.core.entry import Entry, decode
+from broker.core.outcome import Outcome
+from broker.core.state import encode_row
+from tests.broker.core import entries
+from tests.broker.core.replica import BEGIN_MS, Replica
+
+DATA = Path(__file__).parents[2] / "data"
+
+Expected = dict[str, Any]
+Journal = list[tuple[int, bytes]]
+"""Time and bytes of each entry, in order."""
+
+
+def story() -> list[tuple[int, Entry]]:
+    """The entries, each with the milliseconds since the one before."""
+    e = entries
+    streams = [
+        (0, e.noop()),
+        (1, e.create(b"1", b'{"a": [2]}', path="raw", nonce=0xA1)),
+        (1, e.create(path="raw", nonce=0xA2)),
+        (0, e.create(path="raw", content_type="text/plain", nonce=0xA3)),
+        (0, e.append(b'"p0"', path="raw", producer=("p", 1, 0), stream_seq="a")),
+        (5, e.append(b'"p1"', b'"p1 too"', path="raw", producer=("p", 1, 1))),
+        (0, e.append(b'"p0"', path="raw", producer=("p", 1, 0), stream_seq="a")),
+        (0, e.append(b'"other"', path="raw", producer=("p", 1, 1))),
+        (0, e.append(b'"gap"', path="raw", producer=("p", 1, 5))),
+        (0, e.append(b'"stale"', path="raw", producer=("p", 0, 0))),
+        (0, e.append(b'"late"', path="raw", producer=("p", 2, 1))),
+        (1, e.append(b'"new epoch"', path="raw", producer=("p", 2, 0))),
+        (0, e.append(b'"regression"', path="raw", stream_seq="a")),
+        (0, e.append(b'"type"', path="raw", content_type="text/plain")),
+        (0, e.append(b'"many"', path="raw", producer=("q", 0, 0), producers_max=1)),
+        (0, e.append(b'"q0"', path="raw", producer=("q", 0, 0))),
+        (9, e.forget("q", BEGIN_MS + 100, path="raw")),
+        (0, e.forget("q", BEGIN_MS + 100, path="raw")),
+        (1, e.append(b'"last"', path="raw", producer=("p", 2, 1), closes=True)),
+        (0, e.append(b'"last"', path="raw", producer=("p", 2, 1), closes=True)),
+        (0, e.append(b'"after"', path="raw")),
+        (0, e.close(path="raw")),
+        (1, e.create(path="bytes", content_type="application/octet-stream", nonce=0xB1)),
+        (0, e.append_bytes(b"\x00\xff\n", path="bytes")),
+        (0, e.append_bytes(b"more", path="bytes", producer=("p", 0, 0))),
+        (1, e.close(path="bytes", producer=("p", 0, 1))),
+        (0, e.close(path="bytes", producer=("p", 0, 1))),
+        (1, e.create(path="gone", nonce=0xC1)),
+        (0, e.append(b"1", path="gone", producer=("p", 7, 0))),
+        (1, e.delete(path="gone")),
+        (0, e.delete(path="gone")),
+        (0, e.create(path="gone", nonce=0xC2)),
+        (0, e.append(b"1", path="gone", incarnation=0xC1)),
+        (0, e.append(b"1", path="gone", producer=("p", 0, 0))),
+        (1, e.create(path="ttl", ttl_s=1, nonce=0xD1)),
+        (1000, e.touch(path="ttl")),
+        (1000, e.expire(path="ttl")),
+        (100, e.expire(path="ttl")),
+        (1, e.create(b"1", path="ttl", ttl_s=1, nonce=0xD2)),
+        (1100, e.append(b"2", path="ttl")),
+        (1, e.create(path="then", expires_at_ms=BEGIN_MS + 10_000, nonce=0xE1)),
+        (0, e.touch(path="then")),
+        (10_000, e.create(b"1", path="then", closed=True, nonce=0xE2)),
+    ]
+    sessions = [
+        (1, e.create_session("m1", b'{"id":"m1","role":"user"}', metadata=b'{"title":"t"}')),
+        (0, e.create_session()),
+        (0, e.message("m1", b'{"id":"m1","role":"user"}')),
+        (0, e.message("m1", b"{}")),
+        (1, e.message("m2", b'{"id": "m2"}', txid="tx")),
+        (1, e.chunks("g1", 0, b'"a"', b'{"b": 1}', message_id="m3", actor_id="me")),
+        (1, e.chunks("g1", 1, b'"c"')),
+        (0, e.chunks("g1", 1, b'"c"')),
+        (0, e.chunks("g1", 1, b'"x"')),
+        (0, e.finish("g1", 3)),
+        (1, e.finish("g1", 2, usage=b'{"out":3}', metadata=b'{"k":[]}')),
+        (0, e.finish("g1", 2, usage=b'{"out":3}', metadata=b'{"k":[]}')),
+        (0, e.chunks("g1", 3, b'"d"')),
+        (1, e.chunks("g2", 0, b"1")),
+        (1, e.chunks("g3", 0, b"1", txid="tx")),
+        (1, e.chunks("side", 0, b"1", lane="side", lanes_max=1)),
+        (1, e.chunks("side", 0, b"1", lane="side")),
+        (0, e.chunks("g4", 0, b"1", message_id="m1")),
+        (1, e.stop("g3", requested_by="you", reason="enough")),
+        (0, e.stop("g3")),
+        (1, e.heartbeat("side")),
+        (0, e.heartbeat("g3")),
+        (0, e.expire_lease("side", 1, 60)),
+        (1, e.expire_lease("side", 1, 64)),
+        (0, e.expire_lease("nobody", 1, 64)),
+        (1, e.finish("g5", 0, status="failed", reason="timeout", error=b'{"code":504}')),
+        (1, e.chunks("g6", 0, b'"open"')),
+        (1, e.create_session(path="sessions/s2")),
+        (1, e.chunks("g1", 0, b"1", path="sessions/s2")),
+        (1, e.delete_session(path="sessions/s2")),
+        (0, e.delete_session(path="sessions/s2")),
+        (1, e.create_session(path="sessions/s2")),
+        (1, e.chunks("g1", 0, b"2", path="sessions/s2")),
+        (0, e.message("m", path="sessions/none")),
+    ]
+    return streams + sessions
+
+
+def expected(journal: Journal) -> Expected:
+    """What a replay makes, as the .json has it."""
+    replica = Replica()
+    outcomes = [told(replica.do(decode(data), after_ms=time_ms - replica.now_ms)) for time_ms, data in journal]
+    return {
+        "outcomes": outcomes,
+        "rows": {key.decode().replace("\0", "|"): encode_row(row).hex() for key, row in sorted(replica.rows.items())},
+        "content": {
+            f"{path}@{incarnation:x}": [[page.start, page.end, page.data.decode("latin-1")] for page in pages]
+            for (path, incarnation), pages in replica.pages.items()
+        },
+        "ended": [[path, life] for path, life in replica.ended],
+    }
+
+
+def told(outcome: Outcome) -> list[Any]:
+    """Whatever of an outcome reaches a client."""
+    generation = outcome.generation
+    return [
+        outcome.result.name if outcome.code is None else outcome.code.value,
+        outcome.next_position,
+        outcome.epoch,
+        outcome.seq,
+        outcome.expected_seq,
+        None if generation is None else [generation.generation_id, generation.status, generation.reason],
+    ]
+
+
+def read(version: str) -> tuple[Journal, Expected]:
+    """A committed golden journal, and what its replay made when it was written."""
+    journal = msgspec.msgpack.decode((DATA / f"golden_journal_{version}.bin").read_bytes(), type=Journal)
+    return journal, json.loads((DATA / f"golden_journal_{version}.json").read_text(encoding="utf-8"))
+
+
+def write(version: str) -> None:
+    """Write the story as a new golden journal. Raises FileExistsError for one that is there."""
+    replica = Replica()
+    for after_ms, entry in story():
+        replica.do(entry, after_ms=after_ms)
+    with (DATA / f"golden_journal_{version}.bin").open("xb") as journal:
+        journal.write(msgspec.msgpack.encode(replica.history))
+    with (DATA / f"golden_journal_{version}.json").open("x", encoding="utf-8") as made:
+        json.dump(expected(replica.history), made, indent=1, ensure_ascii=True)
+        made.write("\n")
+
+
+if __name__ == "__main__":
+    write(f"v{int(sys.argv[1])}")
