@@ -172,9 +172,9 @@ def produce(
 def tail(*, stream: str, offset: str, follow: bool, url: str, as_json: bool) -> None:
     """Print the records of STREAM, and follow it.
 
-    One record a line, as they come, until the stream is closed. STREAM is a path, such as sessions/SESSION, or a URL on the broker. Lost connections are taken up again. A byte
-    stream is printed as it is. With --json each line is a batch: records, nextOffset (to begin at next time), upToDate,
-    closed; bytes are in base64.
+    One record a line, as they come, until the stream is closed; lost connections are taken up again. STREAM is a path,
+    such as sessions/SESSION, or a URL on the broker. A byte stream is printed as it is. With --json each line is a
+    batch: records (bytes in base64), nextOffset (where to begin next time), upToDate, closed.
     """
     from consumer.address import broker_url, stream_url  # noqa: PLC0415  `serve` has no use for it
 
