@@ -21,7 +21,6 @@ from broker.http.request import (
     Scope,
     decode_path,
     headers_of,
-    origin_of,
     raw_path_of,
     request_id_of,
 )
@@ -74,8 +73,9 @@ class Endpoint:
     def _request(self, scope: Scope, headers: dict[bytes, bytes], request_id: str) -> Request:
         target = raw_path_of(scope)
         path = decode_path(target[len(scope.get("root_path", "")) + len(self.prefix) :])
-        origin = origin_of(scope, headers)
-        return Request(scope["method"], path, headers, scope["query_string"], origin, target, request_id)
+        return Request(
+            scope["method"], path, headers, scope["query_string"], target, request_id, scope.get("scheme", "http")
+        )
 
     async def _send_live(self, response: LiveResponse, request_id: bytes, receive: Receive, send: Send) -> None:
         try:

@@ -37,17 +37,23 @@ class ClientLeft(Exception):
 class Request(msgspec.Struct, frozen=True, gc=False):
     """One request.
 
-    `path` is what lies behind the endpoint's prefix, decoded and valid; `headers` have lower-case names; `origin` is
-    scheme and host as the client wrote them, `target` the whole path as it wrote it.
+    `path` is what lies behind the endpoint's prefix, decoded and valid; `headers` have lower-case names; `target` is
+    the whole path as the client wrote it.
     """
 
     method: str
     path: str
     headers: Headers
     query: bytes = b""
-    origin: bytes = b""
     target: bytes = b""
     request_id: str = ""
+    scheme: str = "http"
+
+    @property
+    def url(self) -> bytes:
+        """The URL as the client sees it, without the query; only the path when it names no host (HTTP/1.0)."""
+        host = self.headers.get(b"host")
+        return b"%b://%b%b" % (self.scheme.encode(), host, self.target) if host else self.target
 
 
 def headers_of(scope: Scope) -> Headers:
@@ -72,12 +78,6 @@ def request_id_of(headers: Headers) -> bytes:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return b"%b-%x" % (_process_id, next(_count))
-
-
-def origin_of(scope: Scope, headers: Headers) -> bytes:
-    """Scheme and host as the client sees them; empty when it names no host."""
-    host = headers.get(b"host")
-    return b"%b://%b" % (scope.get("scheme", "http").encode(), host) if host else b""
 
 
 def raw_path_of(scope: Scope) -> bytes:

@@ -11,7 +11,7 @@ Header = tuple[bytes, bytes]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CORS_EXPOSED: Final = (
-    b"content-type, etag, location, retry-after, x-request-id, stream-next-offset, stream-cursor, stream-up-to-date, "
+    b"etag, location, retry-after, x-request-id, stream-next-offset, stream-cursor, stream-up-to-date, "
     b"stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, stream-durability, producer-epoch, "
     b"producer-seq, producer-expected-seq, producer-received-seq"
 )

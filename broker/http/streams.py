@@ -252,7 +252,7 @@ def _created(request: Request, outcome: Outcome, stream: Stream, headers: list[H
     headers += [(b"content-type", stream.content_type.encode()), NO_BODY]
     if outcome.result is not Result.CREATED:
         return Response(200, headers)
-    return Response(201, [*headers, (b"location", request.origin + request.target)])
+    return Response(201, [*headers, (b"location", request.url)])
 
 
 def _refusal(entry: Entry, outcome: Outcome) -> Response:
