@@ -121,8 +121,9 @@ def _code(error: sqlite3.Error) -> int:
 class WalMover:
     """Moves a WAL into its file, in a thread of its own, and so bounds it.
 
-    First without holding anybody up (PASSIVE); then, with only what came meanwhile left, while holding `gate`, so that
-    the writer begins the WAL anew. A reader in an old snapshot can prevent that: then it is tried after the next write.
+    First without holding anybody up (PASSIVE), and once more for what came meanwhile; then, with next to nothing left,
+    while holding `gate`, so that the writer begins the WAL anew. A reader in an old snapshot can prevent that: then it
+    is tried after the next write.
     """
 
     def __init__(self, path: Path, connect: Connect = connect, wal_bytes: int = WAL_BYTES) -> None:
@@ -160,17 +161,21 @@ class WalMover:
     def _run(self) -> None:
         try:
             with closing(self._connect(self._path)) as connection:
-                while self._wanted.wait() and not self._closing:
+                while not self._closing:
+                    self._wanted.wait()
                     self._wanted.clear()
-                    self._move(connection)
+                    if not self._closing:  # looked at after each clear: `close` sets it first, so it is never missed
+                        self._move(connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer tells it: the WAL has no bound any more
             self._error = error
 
     def _move(self, connection: sqlite3.Connection) -> None:
         """Move what is there; what fails for certain (disk full, busy) is tried again after the next write."""
         try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            for _ in range(2):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             with self.gate:
+                self._wanted.clear()
                 self._restart(connection)
         except sqlite3.Error as error:
             if not is_definite(error):

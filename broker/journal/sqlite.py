@@ -43,6 +43,7 @@ class SqliteJournal:
         self._connection: sqlite3.Connection | None = None
         self._applied_index = 0  # the store's, when this opened
         self._next_index = 1  # when this opened; above _applied_index. From `start` on, the writer counts
+        self._trim_index = 0  # what `trim` told before `start`
         self._writer: CommitWriter | None = None
         self._wal: WalMover | None = None
         self._error: EngineStopped | None = None  # why nothing is taken any more
@@ -50,7 +51,7 @@ class SqliteJournal:
 
     async def open(self, applied_index: int, applied_time_ms: int) -> None:
         """As in `Journal`. The store of the folder is open."""
-        self._applied_index = applied_index
+        self._applied_index = self._trim_index = applied_index
         with opening(self._path):
             last_index, last_time_ms = await asyncio.to_thread(self._open)
         self._next_index = max(last_index, applied_index) + 1
@@ -84,6 +85,7 @@ class SqliteJournal:
             self.now_ms,
             lambda what: loop.call_soon_threadsafe(told, what),
         )
+        self._writer.trim(self._trim_index)
 
     def propose(self, entry: Entry) -> None:
         """As in `Journal`."""
@@ -97,8 +99,9 @@ class SqliteJournal:
 
     def trim(self, index: int) -> None:
         """As in `Journal`: rides in the next commits, or runs by itself when there are none."""
+        self._trim_index = max(self._trim_index, index)
         if self._writer is not None:
-            self._writer.trim(index)
+            self._writer.trim(self._trim_index)
 
     def now_ms(self) -> int:
         """The time now; see `Clock`. Any thread."""

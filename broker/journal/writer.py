@@ -69,8 +69,8 @@ class CommitWriter:
             self._nothing_new.release()
 
     def trim(self, index: int) -> None:
-        """Rows up to and including `index` may go: with the next commits, or by themselves when there are none."""
-        self._trim_index = max(self._trim_index, index)
+        """Rows up to and including `index`, which only rises, may go: with the next commits, or by themselves when there are none."""
+        self._trim_index = index
         self.wake()
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class CommitWriter:
         else:
             # One statement is a transaction by itself; each one more would pass the interpreter's lock around.
             self._connection.execute(INSERT, row)
-        self._wal.wrote(len(row[-1]) + PAGE_BYTES)
+        self._wal.wrote(PAGE_BYTES + 2 * len(row[-1]))  # with the rest of the last page and the list of free pages
 
     @property
     def _trim_is_due(self) -> bool:
