@@ -7,7 +7,7 @@ help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: run-ready ## watch an answer survive a killed broker and a dropped reader
-	@$(BIN)/streamfold demo
+	@$(BIN)/streamfold demo tests/data/ai_sdk_generated.jsonl
 
 test: check ## check, then run all tests
 	$(BIN)/pytest

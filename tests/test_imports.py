@@ -39,14 +39,20 @@ class Wall(NamedTuple):
 
 # Errors and limits are leaves that every part of the broker may name.
 LEAVES = ("broker.errors", "broker.limits", "consumer.wire")
+# What the two files of the SQLite engine have in common: their folder, and how they are opened.
+FILES = ("broker.data_dir", "broker.sqlite")
 CLIENT_LIBRARIES = ("anyio", "click", "httpx", "httpx_sse", "msgspec", "stamina")
 
 WALLS = [
     Wall("broker.core", ours=("broker.core", "consumer.wire"), others=("msgspec",)),
-    Wall("broker.journal", ours=("broker.journal", "broker.core", *LEAVES)),
-    Wall("broker.store", ours=("broker.store", "broker.core", *LEAVES)),
+    Wall("broker.journal", ours=("broker.journal", "broker.core", *FILES, *LEAVES)),
+    Wall("broker.store", ours=("broker.store", "broker.core", *FILES, *LEAVES)),
     # The command line is a client as well: it writes and reads through the libraries that it ships with.
-    Wall("broker", ours=("broker", "consumer.wire", "consumer.fold"), doors=("broker.cli", "broker.demo")),
+    Wall(
+        "broker",
+        ours=("broker", "consumer.wire", "consumer.fold", "consumer.session", "consumer.plain"),
+        doors=("broker.cli", "broker.demo"),
+    ),
     Wall("producer", ours=("producer", "consumer.wire"), others=CLIENT_LIBRARIES),
     Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES),
     Wall("consumer.wire", ours=(), others=("msgspec",)),
