@@ -184,15 +184,24 @@ async def test_headers_go_with_every_request() -> None:
 # -- once and in order, whatever breaks ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["reset", "ended"])
+RECORDS_TO_CUT = ("application/json", ["a\u2028", {"b": [1]}, 2])
+BYTES_TO_CUT = ("image/png", [b"a\r", b"\0" * 9, b"d"])
+
+
 @pytest.mark.parametrize(
-    ("content_type", "records", "step"),
-    [("application/json", ["a\u2028", {"b": [1]}, 2], 1), ("image/png", [b"a\r", b"\0" * 9, b"d"], 7)],
-    ids=["records", "bytes"],
+    ("stream", "how", "step"),
+    [
+        (RECORDS_TO_CUT, "reset", 1),
+        (RECORDS_TO_CUT, "ended", 3),
+        (BYTES_TO_CUT, "reset", 7),
+        (BYTES_TO_CUT, "ended", 7),
+    ],
+    ids=["records-reset", "records-ended", "bytes-reset", "bytes-ended"],
 )
 async def test_a_live_connection_cut_at_any_byte_loses_and_doubles_nothing(
-    content_type: str, records: list[Any], step: int, how: str
+    stream: tuple[str, list[Any]], how: str, step: int
 ) -> None:
+    content_type, records = stream
     async with Model(records[0], content_type=content_type) as model, reader(model) as reading:
         for cut in range(0, 1000, step):
             model.records, model.closed = records[:1], False
