@@ -1,9 +1,4 @@
-"""The broker: `create_app` makes an ASGI application of it, to be served or mounted.
-
-    from broker import Settings, create_app
-
-    app = create_app(Settings(data_dir="data"))
-"""
+"""The broker: `create_app(Settings(...))` makes an ASGI application of it, to be served or mounted."""
 
 from __future__ import annotations
 

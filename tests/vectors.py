@@ -116,12 +116,20 @@ def _ai_sdk_differences(vector: Vector) -> Iterator[Difference | None]:
     yield first_difference(vector["final"], _view(folding.emitted), "at the end, emission $")
     final_state = vector.get("final_state", vector["final"])
     yield first_difference(final_state, _view(folding.message), "at the end, message $")
+    yield first_difference(final_state, _view(_folded_unseen(vector)), "folded without a look in between, message $")
     yield first_difference(
         [[error["index"], error["fatal"]] for error in vector["errors"]],
         [[error.index, error.fatal] for error in folding.errors],
         "errors $",
     )
     yield first_difference(vector["finish_reason"], folding.finish_reason, "finish_reason")
+
+
+def _folded_unseen(vector: Vector) -> JSON:
+    folding = Fold.start(vector["format"], vector.get("initial"))
+    for chunk in vector["chunks"]:
+        folding.add(chunk)
+    return folding.message
 
 
 _SSE_ERRORS: Final = {"AI_JSONParseError": "not-json", "AI_TypeValidationError": "not-a-chunk"}

@@ -210,7 +210,7 @@ class AISDKDraft:
         data_id = chunk.get("id")
         known = self._data.get((string(chunk, "type"), data_id)) if isinstance(data_id, str) else None
         if known is None:
-            self._push(dict(chunk))
+            self._push(chunk)
             self._index_data(len(self._parts) - 1)
         else:
             part = {field: value for field, value in self._parts[known].items() if field != "data"}

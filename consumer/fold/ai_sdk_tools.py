@@ -188,8 +188,6 @@ class ToolParts:
         call.raw.pieces.append(delta)
         given: JSONObject = {**call.given, "state": "input-streaming", **call.input()}
         call.shown = self._put(call_id, call.name, dynamic=call.dynamic, given=given)
-        if "rawInput" not in self._parts[call.shown]:
-            call.shown = None  # a dynamic part, just made, takes it from the next delta on
 
     def _input_start(self, chunk: JSONObject) -> None:
         call_id, name = string(chunk, "toolCallId"), string(chunk, "toolName")
@@ -290,7 +288,7 @@ class ToolParts:
             self._parts[index] = {**_updated(self._parts[index], given), **naming}
             return index
         if dynamic:
-            given = _without(given, ("rawInput",))
+            given = _without(given, ("rawInput",))  # the next delta brings it
         index = self._parts.push(_updated({**naming, "toolCallId": call_id}, given))
         self._index(self._parts[index], index)
         return index

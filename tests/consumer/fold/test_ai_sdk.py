@@ -50,6 +50,19 @@ def test_a_call_of_a_dropped_step_is_not_found_again() -> None:
     assert error_codes(STEP, tool("input-available"), RESET, tool("output-available")) == ["no-such-part"]
 
 
+@pytest.mark.parametrize(
+    ("start", "delta"),
+    [
+        ({"type": "text-start", "id": "1"}, {"type": "text-delta", "id": "1", "delta": "x"}),
+        ({"type": "reasoning-start", "id": "1"}, {"type": "reasoning-end", "id": "1"}),
+        (tool("input-start"), tool("input-delta", inputTextDelta="x")),
+    ],
+)
+def test_what_was_growing_when_a_step_is_dropped_does_not_grow_on(start: JSON, delta: JSON) -> None:
+    assert error_codes(start, STEP, delta) == []
+    assert error_codes(start, STEP, RESET, delta) == ["no-such-part"]
+
+
 def test_output_goes_to_the_last_part_that_is_left() -> None:
     parts = parts_of(
         tool("input-available", input=1),
@@ -73,7 +86,8 @@ def test_texts_of_earlier_steps_keep_what_they_had_when_a_step_is_dropped() -> N
     parts = parts_of(
         {"type": "text-start", "id": "1"},
         tool("input-start"),
-        tool("input-delta", inputTextDelta="[1"),
+        tool("input-delta", inputTextDelta="["),
+        tool("input-delta", inputTextDelta="1"),
         {"type": "text-delta", "id": "1", "delta": "kept"},
         STEP,
         {"type": "text-start", "id": "2"},
@@ -85,7 +99,14 @@ def test_texts_of_earlier_steps_keep_what_they_had_when_a_step_is_dropped() -> N
     assert parts[2:] == [STEP_START]
 
 
-# -- input that streams -------------------------------------------------------------------------------------------------
+def test_a_text_whose_id_is_started_again_keeps_what_it_had() -> None:
+    start: JSON = {"type": "text-start", "id": "1"}
+    first, second = parts_of(start, {"type": "text-delta", "id": "1", "delta": "a"}, start)
+
+    assert (first["text"], second["text"]) == ("a", "")
+
+
+# -- input that streams ------------------------------------------------------------------------------------------------
 
 
 def test_input_that_goes_on_in_a_new_step_leaves_the_old_part_as_it_was() -> None:
@@ -108,9 +129,9 @@ def test_a_dynamic_part_made_by_a_delta_takes_its_raw_input_from_the_next_one() 
 
 
 def test_output_keeps_the_input_as_far_as_it_came() -> None:
-    delta = tool("input-delta", inputTextDelta='{"a":"b')
+    deltas = [tool("input-delta", inputTextDelta=piece) for piece in ('{"a":', '"b')]
 
-    (part,) = parts_of(tool("input-start"), delta, tool("output-available"))
+    (part,) = parts_of(tool("input-start"), *deltas, tool("output-available"))
 
     assert part == {"type": "tool-t", "toolCallId": "c", "state": "output-available", "input": {"a": "b"}}
 
