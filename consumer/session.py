@@ -151,11 +151,11 @@ class SessionFold:
         return self._add_decoded(decoded)
 
     def _add_decoded(self, record: Any) -> str | None:
-        if not nests_within(record, DEPTH_MAX):
-            return self._refuse()
         match record:
             case {"type": RecordType.CHUNK, "key": str(key), "value": {"chunk": chunk}}:
-                return self._add_chunk(key, chunk)
+                return self._add_chunk(key, chunk) if nests_within(chunk, _CHUNK_DEPTH_MAX) else self._refuse()
+            case {"type": RecordType.GENERATION | RecordType.MESSAGE} if not nests_within(record, DEPTH_MAX):
+                return self._refuse()
             case {"type": RecordType.GENERATION, "key": str(key), "value": dict(value)}:
                 return self._add_generation(key, value)
             case {"type": RecordType.MESSAGE, "key": str(key), "value": dict(value), "headers": dict(headers)}:
