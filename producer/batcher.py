@@ -49,7 +49,7 @@ class Batcher:
         self.chunks = 0
 
     def add(self, encoded: bytes, now_s: float) -> bool:
-        """Take a chunk; True if whoever sends should look again: something is due, or begins to wait."""
+        """Take a chunk; True if whoever sends should look again: a batch begins to wait, or is full."""
         if self._open and not self._fits(encoded):
             self.seal()
         begins = not self._open
@@ -59,9 +59,10 @@ class Batcher:
         self._open_bytes += len(encoded)
         self.bytes += len(encoded)
         self.chunks += 1
-        if len(self._open) >= self._chunks_max:
+        full = len(self._open) >= self._chunks_max
+        if full:
             self.seal()
-        return begins or bool(self._sealed)
+        return begins or full
 
     def add_finish(self, body: bytes) -> None:
         """The last batch. Nothing may be added after it."""

@@ -147,8 +147,7 @@ class Generation:
         encoded = self._encoded(chunk)
         if encoded is None:
             return
-        # A caller that never waits for anything else must still let the sender run, or nothing leaves early.
-        if self._sender.is_due:
+        if self._sender.unseen:
             await anyio.lowlevel.checkpoint()
         while not self._sender.has_room(encoded):
             self._check()

@@ -63,12 +63,11 @@ class Producer:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._tasks is not None
+        self._end_all()
         try:
-            with anyio.CancelScope(shield=True):
-                await self._end_all()
-        finally:
             # Not told of the caller's exception: a task group would wrap it into a group.
             await self._tasks.__aexit__(None, None, None)
+        finally:
             with anyio.CancelScope(shield=True):
                 await self._transport.aclose()
 
@@ -157,13 +156,11 @@ class Producer:
             resume=resume,
         )
 
-    async def _end_all(self) -> None:
+    def _end_all(self) -> None:
         """End what was left open: its writer is still inside, and learns it from its next call."""
         for sender in self._senders:
             if not sender.closing and sender.error is None:
                 sender.close(encode_chunk({"status": Status.ABORTED, "reason": "the producer was closed"}))
-        for sender in list(self._senders):
-            await sender.over.wait()
 
     def _start(self, sender: Sender) -> None:
         if self._tasks is None:

@@ -78,6 +78,9 @@ class Sender:
         """Why it can go no further; the first reason that was met."""
         self.closing = False
         """The finish has been written."""
+        self.unseen = False
+        """Something was queued since the sending task last ran. Who writes without pause must let it run, or nothing
+        leaves and no answer is heard."""
         self._transport = transport
         self._place = place
         self._limits = limits
@@ -113,11 +116,6 @@ class Sender:
         """Whether the broker may have the generation."""
         return self._window.next_seq > 0
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a batch could leave now, if whoever sends were given the time."""
-        return self._window.has_room and self._batcher.wait_s(anyio.current_time()) == 0
-
     def has_room(self, encoded: bytes) -> bool:
         """Whether the buffer takes this chunk; what is in flight counts."""
         bytes_held = self._batcher.bytes + self._window.bytes
@@ -130,6 +128,7 @@ class Sender:
         """Queue a chunk. Call it only while it `has_room`."""
         self._chunks_added += 1
         if self._batcher.add(encoded, anyio.current_time()):
+            self.unseen = True
             self.changed.ring()
 
     def hurry(self) -> None:
@@ -192,6 +191,7 @@ class Sender:
 
     async def _send_batches(self, tasks: anyio.abc.TaskGroup) -> None:
         while not self._is_settled:
+            self.unseen = False
             wait_s = self._batcher.wait_s(anyio.current_time()) if self._window.has_room else None
             if wait_s is None:
                 await self.changed.wait()

@@ -88,6 +88,9 @@ class ModelBroker:
         self.gate = threading.Event()
         """While cleared, requests wait before they have their effect."""
         self.gate.set()
+        self.hold_answer: Callable[[Request], bool] = lambda _: False
+        """Whether the answer waits for `answers`, after the request has had its effect."""
+        self.answers = threading.Event()
         self.concurrent = 0
         self.concurrent_max = 0
 
@@ -144,6 +147,8 @@ class ModelBroker:
         if len(body) > self.body_bytes_max:
             return problem(413, "BODY_TOO_LARGE")
         answer = handle(request, body)
+        if self.hold_answer(request):
+            await anyio.to_thread.run_sync(self.answers.wait, GATE_S_MAX)
         if fault is Fault.LOSE_ANSWER:
             return CutOff()
         return problem(500, "INTERNAL") if fault is Fault.FAIL_AFTER else answer

@@ -61,6 +61,20 @@ async def test_first_chunk_leaves_without_waiting_for_company(url: str, broker: 
         assert broker.log("s", "g") == ["first"]
 
 
+async def test_caller_that_never_waits_for_anything_else_does_not_hold_up_the_sending(
+    url: str, broker: ModelBroker
+) -> None:
+    """A recorded answer, written in a loop without another await."""
+    limits = Limits(batch_chunks_max=10)
+    async with Producer(url, limits=limits) as producer, producer.generation("s", "g") as generation:
+        durable_before_the_end = 0
+        for n in range(10_000):
+            await generation.write(n)
+            durable_before_the_end = generation.durable_chunks
+    assert durable_before_the_end > 0
+    assert broker.log("s", "g") == list(range(10_000))
+
+
 async def test_chunk_that_is_an_array_stays_one_chunk(url: str, broker: ModelBroker) -> None:
     async with Producer(url) as producer, producer.generation("s", "g") as generation:
         await generation.write([1, 2])
@@ -212,6 +226,20 @@ async def test_quiet_producer_learns_from_a_heartbeat_that_it_was_stopped(url: s
             await generation.write("y")
     assert (caught.value.reason, caught.value.generation_status) == ("stopped", "aborted")
     assert broker.log("s", "g") == ["x"]
+
+
+async def test_heartbeat_that_crosses_the_finish_does_no_harm(url: str, broker: ModelBroker) -> None:
+    """The finish has taken effect and its answer is on the way when the heartbeat meets the fence."""
+    broker.hold_answer = lambda request: request.url.path.endswith("/finish")
+    async with Producer(url) as producer, producer.generation("s", "g", lease_ms=1000) as generation:
+        await generation.write("x")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(generation.finish)
+            await until(lambda: any(path.endswith("/heartbeat") for _, path, _ in broker.requests))
+            await until(lambda: broker.concurrent == 1)
+            broker.answers.set()
+    assert generation.error is None
+    assert broker.generation("s", "g").status == "complete"
 
 
 async def test_superseded_generation_is_told_so_when_it_is_left(url: str, broker: ModelBroker) -> None:
