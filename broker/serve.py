@@ -65,13 +65,20 @@ _DEFAULTS: Final = Settings()
     help="Seconds that one SSE connection lives.",
 )
 @click.option(
+    "--checkpoint-interval-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULTS.checkpoint_interval_s,
+    envvar="STREAMFOLD_CHECKPOINT_INTERVAL_S",
+    help="Seconds between checkpoints: about what a restart has to replay.",
+)
+@click.option(
     "--drain-s",
     type=click.FloatRange(min=0, min_open=True),
     default=_DEFAULTS.drain_s,
     envvar="STREAMFOLD_DRAIN_S",
     help="Seconds that a stop waits for requests in flight.",
 )
-def serve(
+def serve(  # noqa: PLR0913 -- one for each option
     *,
     host: str,
     port: int,
@@ -80,6 +87,7 @@ def serve(
     insecure: bool,
     long_poll_s: float,
     sse_life_s: float,
+    checkpoint_interval_s: float,
     drain_s: float,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl+C.
@@ -94,6 +102,7 @@ def serve(
         insecure=insecure,
         long_poll_s=long_poll_s,
         sse_life_s=sse_life_s,
+        checkpoint_interval_s=checkpoint_interval_s,
         drain_s=drain_s,
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
