@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from broker.core import session, stream
+from broker.core import fork, session, stream
 from broker.core.entry import Entry, Kind, ProducerForgetOptions
 from broker.core.outcome import Outcome, Result
 from broker.core.state import Changes, Key, Row, producer_key, stream_key
@@ -23,6 +23,9 @@ _of_stream: dict[int, Callable[[Changes, Entry, int], Outcome]] = {
     Kind.EXPIRE: stream.expire,
     Kind.TOUCH: stream.touch,
     Kind.PRODUCER_FORGET: stream.forget_producer,
+    Kind.FORK_REF: fork.ref,
+    Kind.FORK: fork.fork,
+    Kind.FORK_UNREF: fork.unref,
 }
 _of_session: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
     Kind.SESSION_CREATE: session.create,

@@ -35,6 +35,9 @@ class Kind(IntEnum):
     EXPIRE = 5
     TOUCH = 6
     PRODUCER_FORGET = 7
+    FORK_REF = 8
+    FORK = 9
+    FORK_UNREF = 10
 
     SESSION_CREATE = 16
     SESSION_DELETE = 17
@@ -72,6 +75,45 @@ class AppendOptions(msgspec.Struct, array_like=True, frozen=True):
     stream_seq: str | None = None
     closes: bool = False
     producers_max: int = 10_000
+
+
+class ForkRefOptions(msgspec.Struct, array_like=True, frozen=True):
+    """FORK_REF, in the source's partition: all that is to be checked of the source. The child's life is the nonce."""
+
+    child_path: str
+    deadline_ms: int  # partition time; a child that is not there by then never will be
+    offset: str = ""  # Stream-Fork-Offset; "" for the tail
+    sub_offset: int = 0
+    content_type: str = ""  # as requested; "" inherits
+    forks_max: int = 1_000
+
+
+class ForkOptions(msgspec.Struct, array_like=True, frozen=True):
+    """FORK, in the child's partition: the child's configuration, settled with the source's row at hand.
+
+    `lineage` are (path, incarnation, end) of the lives that the inherited records lie in, in order. An entry without
+    one only confirms a fork that is there.
+    """
+
+    source_path: str
+    source_incarnation: int
+    lineage: tuple[tuple[str, int, int], ...]
+    deadline_ms: int
+    offset: str = ""
+    sub_offset: int = 0
+    content_type: str = ""
+    ttl_s: int | None = None
+    expires_at: str | None = None
+    expires_at_ms: int | None = None
+    closed: bool = False
+    wanted: tuple[str, int | None, int | None] = ("", None, None)  # content type, TTL, expiry, as requested
+
+
+class ForkUnrefOptions(msgspec.Struct, array_like=True, frozen=True):
+    """FORK_UNREF, in the source's partition: that child is gone, or never came."""
+
+    child_path: str
+    child_incarnation: int
 
 
 class SessionOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -134,6 +176,9 @@ type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
     Kind.APPEND: AppendOptions,
     Kind.CLOSE: AppendOptions,
     Kind.PRODUCER_FORGET: ProducerForgetOptions,
+    Kind.FORK_REF: ForkRefOptions,
+    Kind.FORK: ForkOptions,
+    Kind.FORK_UNREF: ForkUnrefOptions,
     Kind.SESSION_CREATE: SessionOptions,
     Kind.MESSAGE: MessageOptions,
     Kind.CHUNKS: GenerationOptions,

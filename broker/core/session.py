@@ -142,6 +142,8 @@ def create(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
     work = _open(changes, entry, index, now_ms)
     if work is not None:
         return _confirm(work, options)
+    if live(changes, entry.path, now_ms) is not None:
+        return refused(Code.SESSION_EXISTS, "forks still need the session that was deleted here")
     session = Session(entry.nonce, now_ms, now_ms, options.metadata)
     work = _Work(changes, entry, index, now_ms, session, Stream(entry.nonce, JSON, now_ms, now_ms))
     changes.put(stream_key(entry.path), work.stream)
@@ -267,7 +269,7 @@ def _open(changes: Changes, entry: Entry, index: int, now_ms: int) -> _Work | No
     """The session that the entry names; None when there is none."""
     stream = live(changes, entry.path, now_ms)
     session = changes.get(session_key(entry.path))
-    if stream is None or not isinstance(session, Session):
+    if stream is None or stream.deleted or not isinstance(session, Session):
         return None
     return _Work(changes, entry, index, now_ms, session, stream)
 
@@ -297,7 +299,8 @@ def _confirm(work: _Work, options: SessionOptions) -> Outcome:
 
 def _add_message(work: _Work, message_id: str) -> None:
     entry = work.entry
-    work.records.append(_record(RecordType.MESSAGE, message_id, entry.body, b"insert", entry.txid))
+    headers = _headers(b"insert", entry.txid, work.now_ms)
+    work.records.append(_record(RecordType.MESSAGE, message_id, entry.body, headers))
     taken = Message(work.session.birth, work.stream.incarnation, work.next_position(), entry.digest)
     work.changes.put(message_key(entry.path, message_id), taken)
 
@@ -409,19 +412,18 @@ def _finish(work: _Work, generation: Generation, options: GenerationOptions) -> 
 # -- records: State Protocol change events ------------------------------------------------------------------------
 
 
-def _record(record_type: RecordType, key: str, value: bytes, operation: bytes, txid: str) -> bytes:
-    return b'{"type":"%b","key":%b,"value":%b,"headers":%b}' % (
-        record_type.encode(),
-        _json(key),
-        value,
-        _headers(operation, txid),
-    )
+def _record(record_type: RecordType, key: str, value: bytes, headers: bytes) -> bytes:
+    return b'{"type":"%b","key":%b,"value":%b,"headers":%b}' % (record_type.encode(), _json(key), value, headers)
 
 
-def _headers(operation: bytes, txid: str) -> bytes:
-    if not txid:
-        return b'{"operation":"%b"}' % operation
-    return b'{"operation":"%b","txid":%b}' % (operation, _json(txid))
+def _headers(operation: bytes, txid: str, time_ms: int | None = None) -> bytes:
+    """The time is for records whose value is the client's own and has no place for it."""
+    told = b'"operation":"%b"' % operation
+    if txid:
+        told += b',"txid":%b' % _json(txid)
+    if time_ms is not None:
+        told += b',"timestamp":%b' % _json(timestamp(time_ms))
+    return b"{%b}" % told
 
 
 def _chunk_records(generation: Generation, chunks: Seq[bytes], txid: str) -> Iterable[bytes]:
@@ -455,7 +457,7 @@ def _generation_record(generation: Generation, operation: bytes, txid: str) -> b
     value["createdAt"] = timestamp(generation.created_ms)
     if generation.ended_ms:
         value["endedAt"] = timestamp(generation.ended_ms)
-    return _record(RecordType.GENERATION, generation.generation_id, _json(value), operation, txid)
+    return _record(RecordType.GENERATION, generation.generation_id, _json(value), _headers(operation, txid))
 
 
 def _stop_record(generation: Generation, options: StopOptions, txid: str, now_ms: int) -> bytes:
@@ -465,7 +467,7 @@ def _stop_record(generation: Generation, options: StopOptions, txid: str, now_ms
     if options.reason:
         value["reason"] = options.reason
     value["createdAt"] = timestamp(now_ms)
-    return _record(RecordType.STOP, generation.generation_id, _json(value), b"insert", txid)
+    return _record(RecordType.STOP, generation.generation_id, _json(value), _headers(b"insert", txid))
 
 
 def timestamp(time_ms: int) -> str:

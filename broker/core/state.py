@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from broker.core.offset import format_offset, parse_offset
 from broker.core.page import Page
 from broker.core.producer import Sequence
 from consumer.wire import JSON, Status
@@ -29,11 +30,30 @@ Key = bytes
 ROW_VERSION: Final = 1
 
 
+class Segment(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Records that a fork inherits: from the end of the segment before up to `end` they lie in this life."""
+
+    path: str
+    incarnation: int
+    end: int
+
+
+class Child(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A fork of this stream. It is there by `deadline_ms` of the partition's time, or never."""
+
+    path: str
+    incarnation: int
+    deadline_ms: int
+
+
 class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
     """One life of a path.
 
     `tail` is the position after the last record; it only grows. `active_ms` is when it was last written, or read where
     reading renews (PROTOCOL.md 5.1): never later than the partition's time. `producers` counts the Producer rows.
+
+    A fork has a `source` and begins at the end of its `lineage`; what lies before is read where the lineage says.
+    `children` are the forks that need this life's records: while there are any, a delete only sets `deleted`.
     """
 
     incarnation: int
@@ -48,6 +68,34 @@ class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
     expires_at: str | None = None
     expires_at_ms: int | None = None
     producers: int = 0
+    source: tuple[str, int] | None = None  # (path, incarnation) of what this is a fork of
+    lineage: tuple[Segment, ...] = ()
+    children: tuple[Child, ...] = ()
+    deleted: bool = False
+
+    @property
+    def begin(self) -> int:
+        """The position of the first record of its own."""
+        return self.lineage[-1].end if self.lineage else 0
+
+    def life_at(self, position: int) -> int:
+        """Whose offset names `position`: a fork speaks its source's up to and including where they part."""
+        for segment in self.lineage:
+            if position <= segment.end:
+                return segment.incarnation
+        return self.incarnation
+
+    def offset(self, position: int) -> str:
+        """The offset of a position."""
+        return format_offset(position, self.life_at(position))
+
+    def position(self, offset: str) -> int | None:
+        """The position that an offset of this stream names; None for an offset of another life.
+
+        Raises InvalidOffset for text that no broker issues. May lie beyond the tail.
+        """
+        position, incarnation = parse_offset(offset)
+        return position if incarnation in (0, self.life_at(position)) else None
 
     @property
     def is_json(self) -> bool:
@@ -61,6 +109,8 @@ class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
         A sliding TTL gets a tenth more: readers renew it by entries that come at most once per TTL/10, so that a
         stream which is read all the time never dies between two of them.
         """
+        if self.deleted:
+            return None
         if self.expires_at_ms is not None:
             return self.expires_at_ms
         if self.ttl_s is not None:

@@ -33,28 +33,37 @@ _forget_options = msgspec.msgpack.Decoder(ProducerForgetOptions).decode
 
 
 def live(changes: Changes, path: str, now_ms: int) -> Stream | None:
-    """The stream at `path`, or None. One whose deadline has passed is expired by whoever comes upon it."""
+    """The stream at `path`, or None; one that was deleted but is still needed by its forks says so itself.
+
+    A stream whose deadline has passed is expired by whoever comes upon it.
+    """
     row = changes.get(stream_key(path))
     if row is None:
         return None
     stream = _of_type(row, Stream)
     if stream.deadline_ms is not None and stream.deadline_ms <= now_ms:
-        remove(changes, path, stream)
-        return None
+        return remove(changes, path, stream)
     return stream
 
 
-def remove(changes: Changes, path: str, stream: Stream) -> None:
-    """End this life of the path."""
+def remove(changes: Changes, path: str, stream: Stream) -> Stream | None:
+    """End this life of the path; forks that need its records keep it, deleted, and then that is returned."""
+    if stream.children:
+        stream = _replace(stream, deleted=True)
+        changes.put(stream_key(path), stream)
+        return stream
     changes.put(stream_key(path), None)
     changes.end(path, stream.incarnation)
+    return None
 
 
-def named(changes: Changes, entry: Entry, now_ms: int) -> Stream | None:
-    """The stream that the entry means: of the life that its proposer saw, where that was told."""
+def named(changes: Changes, entry: Entry, now_ms: int) -> Stream | Outcome:
+    """The stream that the entry means: of the life that its proposer saw, where that was told. Else the refusal."""
     stream = live(changes, entry.path, now_ms)
     if stream is None or entry.incarnation not in (ANY, stream.incarnation):
-        return None
+        return refused(Code.STREAM_NOT_FOUND)
+    if stream.deleted:
+        return refused(Code.STREAM_GONE, stream=stream)
     return stream
 
 
@@ -63,7 +72,9 @@ def create(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     options = _create_options(entry.options)
     stream = live(changes, entry.path, now_ms)
     if stream is not None:
-        if _same_configuration(stream, options):
+        if stream.deleted:
+            return refused(Code.STREAM_EXISTS, "forks still need the stream that was deleted here", stream=stream)
+        if stream.source is None and _same_configuration(stream, options):
             return Outcome(Result.UNCHANGED, stream=stream, next_position=stream.tail)
         return refused(Code.STREAM_EXISTS, "a stream with another configuration is there", stream=stream)
     stream = Stream(
@@ -85,8 +96,8 @@ def create(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
 def append(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     """PROTOCOL.md 5.2, 5.2.1, 5.3: append, append and close, or close."""
     stream = named(changes, entry, now_ms)
-    if stream is None:
-        return refused(Code.STREAM_NOT_FOUND)
+    if isinstance(stream, Outcome):
+        return stream
     if stream.closed:
         return _append_to_closed(entry, stream)
     options = _append_options(entry.options)
@@ -106,8 +117,8 @@ def append(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
 def delete(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     """PROTOCOL.md 5.4."""
     stream = named(changes, entry, now_ms)
-    if stream is None:
-        return refused(Code.STREAM_NOT_FOUND)
+    if isinstance(stream, Outcome):
+        return stream
     remove(changes, entry.path, stream)
     return Outcome(Result.ACCEPTED, stream=stream)
 
@@ -116,13 +127,13 @@ def expire(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     """Take an overdue stream away; one that was renewed or replaced meanwhile stays."""
     before = changes.get(stream_key(entry.path))
     after = live(changes, entry.path, now_ms)
-    return Outcome(Result.ACCEPTED if before is not None and after is None else Result.UNCHANGED)
+    return Outcome(Result.UNCHANGED if before is after else Result.ACCEPTED)
 
 
 def touch(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     """A read renews a sliding TTL (PROTOCOL.md 5.1)."""
     stream = named(changes, entry, now_ms)
-    if stream is None or stream.ttl_s is None:
+    if isinstance(stream, Outcome) or stream.ttl_s is None:
         return Outcome(Result.UNCHANGED)
     changes.put(stream_key(entry.path), _replace(stream, active_ms=now_ms))
     return Outcome(Result.ACCEPTED)
@@ -133,7 +144,7 @@ def forget_producer(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     options = _forget_options(entry.options)
     key = producer_key(entry.path, options.producer_id)
     stream, row = named(changes, entry, now_ms), changes.get(key)
-    if stream is None or row is None:
+    if isinstance(stream, Outcome) or row is None:
         return Outcome(Result.UNCHANGED)
     producer = _of_type(row, Producer)
     if producer.incarnation != stream.incarnation or producer.active_ms >= options.idle_since_ms:
@@ -233,6 +244,9 @@ def _accept(
         stream.expires_at,
         stream.expires_at_ms,
         stream.producers + (producer is not None and producer.active_ms < 0),
+        stream.source,
+        stream.lineage,
+        stream.children,
     )
     changes.put(stream_key(entry.path), stream)
     if producer is None:
