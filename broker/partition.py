@@ -14,6 +14,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -21,7 +22,7 @@ from broker import limits
 from broker.core.apply import Proposers, apply, keys
 from broker.core.entry import Entry, Kind
 from broker.core.outcome import Outcome, Result
-from broker.core.page import Page, join
+from broker.core.page import Page, before, join
 from broker.core.state import (
     Changes,
     Generation,
@@ -44,7 +45,7 @@ log = logging.getLogger("streamfold.partition")
 ENTRY_BYTES = 512
 """What an applied entry costs in memory besides its data: rows and receipts, roughly."""
 
-_MAKES_A_LIFE = frozenset({Kind.CREATE, Kind.SESSION_CREATE})
+_MAKES_A_LIFE = frozenset({Kind.CREATE, Kind.SESSION_CREATE, Kind.FORK_REF})
 _KEEPS_ALIVE = frozenset({Kind.HEARTBEAT, Kind.STOP, Kind.FINISH, Kind.LEASE_EXPIRE, Kind.NOOP, Kind.EXPIRE})
 _force = msgspec.structs.force_setattr
 
@@ -116,6 +117,7 @@ class Partition:
         self._boot = int.from_bytes(os.urandom(8), "big") >> 1
         self._proposal = 0
         self._index = 0  # of the newest applied entry
+        self._stored_index = 0  # of the newest entry that the store has; never above _index
         self._time_ms = 0  # the partition's time at that entry; never goes back
         self._proposers = Proposers()
 
@@ -129,6 +131,7 @@ class Partition:
         self._tails: dict[str, Tail] = {}
         self._fresh_tails: set[str] = set()  # tails with pages that no checkpoint has in hand
         self._unstored_bytes = 0  # applied and not yet in the store
+        self._frozen_bytes = 0  # the part of it that a checkpoint has in hand
         self._in_flight_bytes = 0  # proposed and not yet applied
 
         self._waiting: dict[int, _Proposal] = {}
@@ -141,13 +144,16 @@ class Partition:
         self._checkpoint_due = asyncio.Event()
         self._room = asyncio.Event()
         self._checkpointer: asyncio.Task[None] | None = None
+        self._checkpointing = asyncio.Lock()
+        self._closing = asyncio.Event()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Store, then what the journal has beyond it. Raises StartError."""
         head = await self._store.open()
-        self._index, self._time_ms = head.applied_index, head.time_ms
+        self._index = self._stored_index = head.applied_index
+        self._time_ms = head.time_ms
         self._proposers = Proposers(head.proposers)
         await self._journal.open(head.applied_index, head.time_ms)
         for path in await self._store.open_sessions():
@@ -155,12 +161,12 @@ class Partition:
             if isinstance(session, Session):
                 self.open_sessions[path] = session
         async for commit in self._journal.replay():
-            await self._load([key for entry in commit.entries for key in keys(entry)])
+            await self._load(self._missing(commit))
             self._apply_commit(commit)
+            if self.failure is not None:
+                raise self.failure
             if self._unstored_bytes >= self._checkpoint_bytes:
                 await self.checkpoint()
-        if self.failure is not None:
-            raise self.failure
         self._journal.start(self._deliver, self._stopped)
         self._checkpointer = asyncio.create_task(self._checkpoint_forever(), name="checkpoint")
 
@@ -173,23 +179,24 @@ class Partition:
     async def aclose(self) -> None:
         """Finish what was proposed, checkpoint, close. Idempotent."""
         self.drain()
+        self._closing.set()
+        self._checkpoint_due.set()
         if self._checkpointer is not None:
-            self._checkpointer.cancel()
-            await asyncio.gather(self._checkpointer, return_exceptions=True)
+            # Not cancelled: the store finishes what it has begun to write, and the last checkpoint must not repeat it.
+            await asyncio.wait((self._checkpointer,))
             self._checkpointer = None
         await self._journal.aclose()
-        while self._inbox and self.failure is None:
-            await asyncio.gather(*self._loading.values())
-            self._drain_inbox()
+        while self._inbox and self.failure is None:  # the oldest commit waits for its rows; a task loads them
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.failure is None:
             try:
                 await self.checkpoint()
-            except Unavailable as error:
+            except (Unavailable, OutcomeUnknown) as error:
                 log.warning("no last checkpoint, the journal keeps it: %s", error)
-        self._fail_waiting(Unavailable("the broker is shutting down"))
+        self._fail_waiting(OutcomeUnknown("the broker is shutting down"))
         await self._store.aclose()
 
     @property
@@ -259,7 +266,7 @@ class Partition:
         self._proposal += 1
         _force(entry, "boot", self._boot)
         _force(entry, "proposal", self._proposal)
-        if entry.kind in _MAKES_A_LIFE:
+        if entry.kind in _MAKES_A_LIFE and not entry.nonce:
             _force(entry, "nonce", int.from_bytes(os.urandom(8), "big") >> 1 or 1)
 
     def _answer_early(self, entry: Entry, entry_keys: list[Key]) -> Outcome | None:
@@ -376,8 +383,9 @@ class Partition:
                 else:
                     proposal.future.set_result(outcome)
             index += 1
-        if self._unstored_bytes >= self._checkpoint_bytes:
+        if self._unstored_bytes - self._frozen_bytes >= self._checkpoint_bytes:
             self._checkpoint_due.set()
+        self._bound_rows()
         if not self._room.is_set():
             self._room.set()
 
@@ -486,15 +494,21 @@ class Partition:
                 for key in mine:
                     del self._loading[key]
                 done.set_result(None)
-            if len(self._rows) > self._rows_max + self._rows_max // 8:
-                self._evict()
         if others:
             await asyncio.wait(others)
 
     async def _load_row(self, key: Key) -> Row | None:
         while key not in self._rows:
             await self._load([key])
-        return self._rows[key]
+        row = self._rows[key]
+        self._bound_rows()
+        return row
+
+    def _bound_rows(self) -> None:
+        """Called when nobody needs the rows just loaded any more: never between a commit's load and its application."""
+        clean = len(self._rows) - len(self._dirty) - len(self._frozen)  # about: the others cannot be let go anyway
+        if clean > self._rows_max + self._rows_max // 8:
+            self._evict()
 
     def _evict(self) -> None:
         """Forget the oldest rows that the store has, down to the bound."""
@@ -505,8 +519,10 @@ class Partition:
             del self._rows[key]
 
     def _evictable(self, count: int) -> Iterator[Key]:
+        # Not one that is being loaded either: the answer may be older than the row that is here, and would replace it.
+        kept = (self._dirty, self._frozen, self._pending_keys, self._watches, self._loading)
         for key in self._rows:
-            if key in self._dirty or key in self._frozen or key in self._pending_keys or key in self._watches:
+            if any(key in needed for needed in kept):
                 continue
             yield key
             count -= 1
@@ -516,7 +532,10 @@ class Partition:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def stream(self, path: str) -> Stream | None:
-        """The live stream at `path`, as applied; None when there is none or its deadline has passed."""
+        """The stream at `path`, as applied; None when there is none or its deadline has passed.
+
+        One that was deleted and lives on for its forks says so (`deleted`).
+        """
         key = stream_key(path)
         row = self._rows[key] if key in self._rows else await self._load_row(key)
         if not isinstance(row, Stream):
@@ -545,24 +564,31 @@ class Partition:
 
         May be less than there is. Never of another life: when the stream ended meanwhile, nothing.
         """
+        for segment in stream.lineage:
+            if position < segment.end:
+                page = await self._read_life(segment.path, segment.incarnation, segment.end, position, bytes_max)
+                return None if page is None else before(page, segment.end)
+        return await self._read_life(path, stream.incarnation, stream.tail, position, bytes_max)
+
+    async def _read_life(self, path: str, life: int, end: int, position: int, bytes_max: int) -> Page | None:
         for _ in range(2):  # a checkpoint may move the tail into the store between the two looks: look again
-            tail = self._tail(path, stream)
+            tail = self._tail(path, life)
             if tail is not None and tail.holds(position):
                 return tail.read(position, bytes_max)
-            if position >= (stream.tail if tail is None else tail.end):
+            if position >= (end if tail is None else tail.end):
                 return None
-            pages = await self._store.read(stream.incarnation, position, bytes_max)
+            pages = await self._store.read(life, position, bytes_max)
             if pages:
-                return self._with_tail(path, stream, join(pages), bytes_max)
+                return self._with_tail(path, life, join(pages), bytes_max)
         return None
 
-    def _tail(self, path: str, stream: Stream) -> Tail | None:
+    def _tail(self, path: str, life: int) -> Tail | None:
         tail = self._tails.get(path)
-        return tail if tail is not None and tail.incarnation == stream.incarnation else None
+        return tail if tail is not None and tail.incarnation == life else None
 
-    def _with_tail(self, path: str, stream: Stream, page: Page, bytes_max: int) -> Page:
+    def _with_tail(self, path: str, life: int, page: Page, bytes_max: int) -> Page:
         """A stored run that reached the tail goes on in it."""
-        tail = self._tail(path, stream)
+        tail = self._tail(path, life)
         room = bytes_max - len(page.data)
         if room <= 0 or tail is None or not tail.holds(page.end):
             return page
@@ -576,7 +602,7 @@ class Partition:
         stream = await self.stream(path)
         if self.draining or stream is None or stream.incarnation != incarnation:
             return
-        if stream.tail > position or stream.closed:
+        if stream.tail > position or stream.closed or stream.deleted:
             return
         if stream.deadline_ms is not None:
             timeout_s = min(timeout_s, (stream.deadline_ms - self.now_ms()) / 1000 + 0.001)
@@ -634,34 +660,41 @@ class Partition:
     # -- checkpoint --------------------------------------------------------------------------------------------------
 
     async def _checkpoint_forever(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._checkpoint_interval_s):
-                    await self._checkpoint_due.wait()
-            except TimeoutError:
-                pass
+        while not self._closing.is_set():
+            await self._pause(self._checkpoint_due)
             self._checkpoint_due.clear()
-            if self.failure is not None:
+            if self._closing.is_set() or self.failure is not None:
                 return
             try:
                 await self.checkpoint()
             except Unavailable as error:
                 self.counts.checkpoint_failures += 1
                 log.warning("checkpoint not written, tried again later: %s", error)
-                await asyncio.sleep(self._checkpoint_interval_s)
+                await self._pause(self._closing)
             except Exception as error:  # noqa: BLE001 -- the store's state is unknown: acknowledge nothing more
                 self._stopped(error)
                 return
+
+    async def _pause(self, event: asyncio.Event) -> None:
+        """For the interval between two checkpoints, or until the event."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._checkpoint_interval_s):
+                await event.wait()
 
     async def checkpoint(self) -> None:
         """Write what changed to the store and let the journal forget it.
 
         Raises Unavailable when it was definitely not written: everything stays in memory, to be written next time.
         """
+        async with self._checkpointing:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
         snapshots = [*self._late_snapshots, *self.snapshots()]
-        if not self._dirty and not snapshots and not self._ended:
+        # By the index, not by changed rows: refusals change none, and the journal must let go of them too.
+        if self._index == self._stored_index and not snapshots:
             return
-        frozen_bytes, self._unstored_bytes = self._unstored_bytes, 0
+        self._frozen_bytes = self._unstored_bytes
         self._frozen, self._dirty = self._dirty, {}
         ended, self._ended = self._ended, []
         fresh = {path: self._tails[path] for path in self._fresh_tails}
@@ -677,11 +710,14 @@ class Partition:
                 if self._tails.get(path) is tail:
                     tail.thaw()
                     self._fresh_tails.add(path)
-            self._unstored_bytes += frozen_bytes
+            self._frozen_bytes = 0
             self._frozen = {}
             self._late_snapshots = snapshots
             raise
         self._frozen = {}
+        self._unstored_bytes -= self._frozen_bytes
+        self._frozen_bytes = 0
+        self._stored_index = head.applied_index
         self._late_snapshots = []
         self.counts.checkpoints += 1
         self._journal.trim(head.applied_index)
