@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from itertools import islice
 from operator import attrgetter
 
 from broker.core.page import Page, after, join
@@ -43,11 +44,11 @@ class Tail:
         if at == len(pages) - 1:
             return first
         run, size = [first], len(first.data)
-        for index in range(at + 1, len(pages)):
-            size += len(pages[index].data)
+        for page in islice(pages, at + 1, None):
+            size += len(page.data)
             if size > bytes_max:
                 break
-            run.append(pages[index])
+            run.append(page)
         return join(run)
 
     def freeze(self) -> list[Page]:
