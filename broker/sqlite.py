@@ -118,6 +118,21 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
+class Gate:
+    """A lock that two threads take in turns: whoever waits gets it next, however soon the other wants it again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queue = threading.Lock()  # held while waiting for _lock
+
+    def __enter__(self) -> None:
+        with self._queue:
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class WalMover:
     """Moves a WAL into its file, in a thread of its own, and so bounds it.
 
@@ -127,7 +142,7 @@ class WalMover:
     """
 
     def __init__(self, path: Path, connect: Connect = connect, wal_bytes: int = WAL_BYTES) -> None:
-        self.gate = threading.Lock()
+        self.gate = Gate()
         """Held by the writer around each transaction."""
         self._path = path
         self._connect = connect

@@ -69,7 +69,7 @@ class CommitWriter:
             self._nothing_new.release()
 
     def trim(self, index: int) -> None:
-        """Rows up to and including `index`, which only rises, may go: with the next commits, or by themselves when there are none."""
+        """Rows up to and including `index`, which only rises, may go: with the next commits, or alone."""
         self._trim_index = index
         self.wake()
 

@@ -46,13 +46,13 @@ def merge(added: Sequence[Page], stored_before: Callable[[int, int], Page | None
 
     As in a binary counter, a stored page is taken in while its size has no more binary digits than that of what it is
     merged with; from half of PAGE_BYTES on it is full. So a byte is written again only into a page whose size has more
-    digits: at most log2(PAGE_BYTES) times. Full pages lie between half of PAGE_BYTES and all of it, those that are not
-    have less digits each than the one before, and what one append carried stays whole, however large.
+    digits: at most log2(PAGE_BYTES) times. Full pages lie between half of PAGE_BYTES and all of it; those after the
+    last full one have less digits each than the one before. What one append carried stays whole, however large.
     """
-    pages, size_bytes = list(added), sum(len(page.data) for page in added)
+    pages, size_bytes = list(added), sum(len(page.data) + 1 for page in added)  # each with a comma
     while last := stored_before(pages[0].start, min((1 << size_bytes.bit_length()) - 1, PAGE_BYTES // 2)):
         pages.insert(0, last)
-        size_bytes += len(last.data)
+        size_bytes += len(last.data) + 1
     return [join(group) for group in _groups(pages)]
 
 
@@ -65,5 +65,5 @@ def _groups(pages: Sequence[Page]) -> list[list[Page]]:
             groups.append([])
             size_bytes = 0
         groups[-1].append(page)
-        size_bytes += len(page.data) + 1  # the comma
+        size_bytes += len(page.data) + 1
     return groups

@@ -20,7 +20,7 @@ from broker.core.state import Key, Row, decode_row
 from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped, Unavailable
 from broker.limits import KIB
-from broker.sqlite import WAL_BYTES, Connect, WalMover, connect, is_definite, opening, prepare, transaction
+from broker.sqlite import WAL_BYTES, Connect, Gate, WalMover, connect, is_definite, opening, prepare, transaction
 from broker.store import Checkpoint, Head, Snapshot
 from broker.store.checkpoint import write_checkpoint
 from broker.store.form import FORM
@@ -45,7 +45,7 @@ class SqliteStore:
         self._connect = connect
         self._wal_bytes = wal_bytes
         self._wal: WalMover | None = None
-        self._gate = threading.Lock()  # the WAL mover's, if there is one
+        self._gate = Gate()  # the WAL mover's, if there is one
         self._connection: sqlite3.Connection | None = None  # the writer's
         self._error: EngineStopped | None = None  # why nothing is written any more
         self._of_reader = threading.local()

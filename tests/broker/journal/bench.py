@@ -1,0 +1,99 @@
+"""A journal of each engine that can be restarted, its clocks, and what it hands back."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.core.entry import Entry
+from broker.data_dir import DataDir
+from broker.journal import Commit, Journal, Refused
+from broker.journal.memory import MemoryJournal
+from broker.journal.sqlite import SqliteJournal
+from broker.sqlite import WAL_BYTES, Connect, connect
+
+UUID = b"store of a test."
+
+
+class Heard:
+    """What a journal handed back."""
+
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
+        self.refused: list[Refused] = []
+        self.stopped: list[Exception] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def entries(self) -> list[tuple[int, Entry]]:
+        return [
+            (index, entry) for commit in self.commits for index, entry in enumerate(commit.entries, commit.first_index)
+        ]
+
+    @property
+    def indexes(self) -> list[int]:
+        return [index for index, _ in self.entries]
+
+    def deliver(self, told: Commit | Refused) -> None:
+        if isinstance(told, Commit):
+            self.commits.append(told)
+        else:
+            self.refused.append(told)
+        self._changed.set()
+
+    def stop(self, error: Exception) -> None:
+        self.stopped.append(error)
+        self._changed.set()
+
+    async def until_entries(self, count: int) -> None:
+        """Wait until so many were handed back."""
+        await self.until(lambda: len(self.entries) >= count)
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait until what was handed back makes `holds` true."""
+        while not holds():
+            self._changed.clear()
+            await asyncio.wait_for(self._changed.wait(), 30)
+
+
+class Bench:
+    """One folder, the journals opened in it one after the other, and the time they are told."""
+
+    def __init__(self, engine: str, path: Path) -> None:
+        self.engine = engine
+        self.wall_ms = 1_000_000
+        self.monotonic_ms = 5_000
+        self.data_dir = DataDir(path)
+        self.data_dir.take()
+        self.data_dir.uuid = UUID
+        self.connect: Connect = connect
+        self.wal_bytes = WAL_BYTES
+        self._open: list[Journal] = []
+
+    def make(self) -> Journal:
+        if self.engine == "memory":
+            return MemoryJournal(wall_ms=lambda: self.wall_ms, monotonic_ms=lambda: self.monotonic_ms)
+        return SqliteJournal(
+            self.data_dir,
+            wall_ms=lambda: self.wall_ms,
+            monotonic_ms=lambda: self.monotonic_ms,
+            connect=self.connect,
+            wal_bytes=self.wal_bytes,
+        )
+
+    async def opened(self, applied_index: int = 0, applied_time_ms: int = 0) -> Journal:
+        """A journal behind a store that stands there."""
+        journal = self.make()
+        self._open.append(journal)
+        await journal.open(applied_index, applied_time_ms)
+        return journal
+
+    async def started(self, applied_index: int = 0, applied_time_ms: int = 0) -> tuple[Journal, Heard]:
+        """The same, taking proposals."""
+        journal, heard = await self.opened(applied_index, applied_time_ms), Heard()
+        journal.start(heard.deliver, heard.stop)
+        return journal, heard
+
+    async def aclose(self) -> None:
+        for journal in self._open:
+            await journal.aclose()
+        self.data_dir.release()
