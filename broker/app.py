@@ -46,7 +46,7 @@ class App:
         self.partition = Partition(*_engine(settings), checkpoint_interval_s=settings.checkpoint_interval_s)
         self.materializer = Materializer(self.partition)
         self._sweeper = Sweeper(self.partition)
-        live = LiveReaders(settings.live_readers_max)
+        self.live = live = LiveReaders(settings.live_readers_max)
         traffic = Traffic(live)
         metrics = Metrics(self.partition, self.materializer, traffic)
         streams = StreamApi(self.partition, settings, live)
