@@ -7,6 +7,9 @@ from broker.core.entry import (
     AppendOptions,
     CreateOptions,
     Entry,
+    ForkOptions,
+    ForkRefOptions,
+    ForkUnrefOptions,
     GenerationOptions,
     Kind,
     LeaseOptions,
@@ -116,6 +119,45 @@ def touch(*, path: str = PATH, incarnation: int = ANY) -> Entry:
 def forget(producer_id: str, idle_since_ms: int, *, path: str = PATH) -> Entry:
     options = ProducerForgetOptions(producer_id, idle_since_ms)
     return Entry(Kind.PRODUCER_FORGET, path, options=encode_options(options))
+
+
+def fork_ref(
+    child_path: str,
+    child: int,
+    *,
+    path: str = PATH,
+    deadline_ms: int = 2**50,
+    offset: str = "",
+    sub_offset: int = 0,
+    content_type: str = "",
+    forks_max: int = 1_000,
+) -> Entry:
+    """Note at the source that the life `child` of `child_path` is about to come."""
+    options = ForkRefOptions(child_path, deadline_ms, offset, sub_offset, content_type, forks_max)
+    return Entry(Kind.FORK_REF, path, nonce=child, options=encode_options(options))
+
+
+def fork(
+    *records: bytes,
+    path: str,
+    child: int,
+    lineage: tuple[tuple[str, int, int], ...],
+    deadline_ms: int = 2**50,
+    offset: str = "",
+    ttl_s: int | None = None,
+    source_path: str = PATH,
+) -> Entry:
+    """Create the child, with records of its own where there are some."""
+    lengths, body = _packed(records)
+    options = ForkOptions(
+        source_path, lineage[-1][1] if lineage else 0, lineage, deadline_ms, offset, content_type=JSON, ttl_s=ttl_s
+    )
+    return Entry(Kind.FORK, path, nonce=child, options=encode_options(options), lengths=lengths, body=body)
+
+
+def fork_unref(child_path: str, child: int, *, path: str = PATH) -> Entry:
+    """Take the note away."""
+    return Entry(Kind.FORK_UNREF, path, options=encode_options(ForkUnrefOptions(child_path, child)))
 
 
 def create_session(message_id: str = "", body: bytes = b"", *, path: str = SESSION, metadata: bytes = b"") -> Entry:

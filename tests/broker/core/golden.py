@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from broker.core.entry import Entry, decode
+from broker.core.offset import format_offset
 from broker.core.outcome import Outcome
 from broker.core.state import encode_row
 from tests.broker.core import entries
@@ -77,6 +78,22 @@ def story() -> list[tuple[int, Entry]]:
         (0, e.touch(path="then")),
         (10_000, e.create(b"1", path="then", closed=True, nonce=0xE2)),
     ]
+    forks = [
+        (1, e.create(b"0", b"1", b"2", path="source", nonce=0xF1)),
+        (0, e.fork_ref("child", 0xF2, path="source", offset=format_offset(2, 0xF1))),
+        (0, e.fork(b'"mine"', path="child", child=0xF2, lineage=(("source", 0xF1, 2),), source_path="source")),
+        (0, e.fork(path="child", child=0xF3, lineage=(("source", 0xF1, 2),), source_path="source")),
+        (0, e.fork(path="late", child=0xF4, lineage=(("source", 0xF1, 2),), source_path="source", deadline_ms=1)),
+        (0, e.fork_ref("other", 0xF5, path="source", offset=format_offset(9, 0xF1))),
+        (0, e.fork_ref("other", 0xF5, path="source", forks_max=1)),
+        (1, e.delete(path="source")),
+        (0, e.append(b"3", path="source")),
+        (0, e.create(path="source")),
+        (0, e.append(b'"more"', path="child", producer=("p", 0, 0))),
+        (1, e.delete(path="child")),
+        (0, e.fork_unref("child", 0xF2, path="source")),
+        (0, e.fork_unref("child", 0xF2, path="source")),
+    ]
     sessions = [
         (1, e.create_session("m1", b'{"id":"m1","role":"user"}', metadata=b'{"title":"t"}')),
         (0, e.create_session()),
@@ -113,7 +130,7 @@ def story() -> list[tuple[int, Entry]]:
         (1, e.chunks("g1", 0, b"2", path="sessions/s2")),
         (0, e.message("m", path="sessions/none")),
     ]
-    return streams + sessions
+    return streams + sessions + forks
 
 
 def expected(journal: Journal) -> Expected:

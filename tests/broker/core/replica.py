@@ -116,7 +116,8 @@ class Replica:
                 assert self.rows[key] == row
         for path, incarnation, page in changes.appended:
             pages = self.pages.setdefault((path, incarnation), [])
-            assert page.start == (pages[-1].end if pages else 0), "a hole between two batches"
+            begin = self.stream(path).begin  # of a fork: where it parted from its source
+            assert page.start == (pages[-1].end if pages else begin), "a hole between two batches"
             assert page.end > page.start
             pages.append(page)
         self.ended += changes.ended
@@ -137,8 +138,9 @@ class Replica:
         assert not changes.appended
         overdue = self.rows.get(stream_key(entry.path))
         if isinstance(overdue, Stream) and overdue.deadline_ms is not None and overdue.deadline_ms <= self.now_ms:
-            assert changes.puts == {stream_key(entry.path): None}
-            assert changes.ended == [(entry.path, overdue.incarnation)]
+            left = replace(overdue, deleted=True) if overdue.children else None
+            assert changes.puts == {stream_key(entry.path): left}
+            assert changes.ended == ([] if left else [(entry.path, overdue.incarnation)])
         else:
             assert not changes.puts
             assert not changes.ended

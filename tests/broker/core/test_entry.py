@@ -1,5 +1,7 @@
 """broker/core/entry.py: the binary form of entries, on disk for as long as a journal holds it."""
 
+from typing import get_type_hints
+
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
@@ -23,15 +25,24 @@ short_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 json_bytes = st.sampled_from([b"", b"{}", b'{"a":[1]}'])
 
 
+any_value: dict[object, st.SearchStrategy[object]] = {
+    bytes: json_bytes,
+    str: short_text,
+    int: uint64,
+    bool: st.booleans(),
+    str | None: st.none() | short_text,
+    int | None: st.none() | uint64,
+    tuple[tuple[str, int, int], ...]: st.lists(st.tuples(short_text, uint64, uint64), max_size=3).map(tuple),
+    tuple[str, int | None, int | None]: st.tuples(short_text, st.none() | uint64, st.none() | uint64),
+}
+
+
 def options_of(kind: Kind) -> st.SearchStrategy[bytes]:
     """The bytes of every option struct that an entry of the kind may carry."""
     options = type_of_options.get(kind)
     if options is None:
         return st.just(b"")
-    by_type = {"bytes": json_bytes, "str": short_text, "int": uint64, "bool": st.booleans()}
-    fields = {
-        field: by_type[str(kind_of).removesuffix(" | None")] for field, kind_of in options.__annotations__.items()
-    }
+    fields = {field: any_value[kind_of] for field, kind_of in get_type_hints(options).items()}
     return st.fixed_dictionaries(fields).map(lambda values: encode_options(options(**values)))
 
 
@@ -131,6 +142,12 @@ GOLDEN = {
     "EXPIRE": ("01dc001205a3612f620100070900a00000c400a0a0a0a0c400c400c400"),
     "TOUCH": ("01dc001206a3612f620105070900a00000c400a0a0a0a0c400c400c400"),
     "PRODUCER_FORGET": ("01dc001207a3612f620100070900a00000c400a0a0a0a0c40c92a170cf0000018bcfe56800c400c400"),
+    "FORK_REF": ("01dc001208a3612f620100070906a00000c400a0a0a0a0c41096a56368696c6409a16f01a174cd03e8c400c400"),
+    "FORK": (
+        "01dc001209a56368696c640100070906a00000c400a0a0a0a0c42a9ca3612f62059193a3612f62050209a000b0617070"
+        "6c69636174696f6e2f6a736f6e3cc0c0c293a0c0c0c40401000000c40131"
+    ),
+    "FORK_UNREF": ("01dc00120aa3612f620100070900a00000c400a0a0a0a0c40892a56368696c6406c400c400"),
     "SESSION_CREATE": (
         "01dc001210ab73657373696f6e732f73310100070900a00000c4089260a5e8ae05afb0a0a0a0a0c40d92c4077b226122"
         "3a317da26d31c400c40b7b226964223a226d31227d"
@@ -168,6 +185,9 @@ def one_of_each() -> list[Entry]:
         entries.expire(),
         entries.touch(incarnation=5),
         entries.forget("p", 1_700_000_000_000),
+        entries.fork_ref("child", 6, deadline_ms=9, offset="o", sub_offset=1, content_type="t"),
+        entries.fork(b"1", path="child", child=6, lineage=(("a/b", 5, 2),), deadline_ms=9, ttl_s=60),
+        entries.fork_unref("child", 6),
         entries.create_session("m1", b'{"id":"m1"}', metadata=b'{"a":1}'),
         entries.delete_session(),
         entries.message("m2", b'{"id":"m2"}', txid="t"),
@@ -200,6 +220,9 @@ def test_every_kind_has_golden_bytes_and_a_number_of_its_own() -> None:
         "EXPIRE": 5,
         "TOUCH": 6,
         "PRODUCER_FORGET": 7,
+        "FORK_REF": 8,
+        "FORK": 9,
+        "FORK_UNREF": 10,
         "SESSION_CREATE": 16,
         "SESSION_DELETE": 17,
         "MESSAGE": 18,

@@ -488,8 +488,14 @@ def test_heartbeat_writes_no_record() -> None:
 def test_bytes_of_a_message_record() -> None:
     made = replica(message("m1", b'{ "id":"m1", "parts":[1.0] }'), message("m2", b"{}", txid='t"1'))
     assert made.records(SESSION) == [
-        b'{"type":"message","key":"m1","value":{ "id":"m1", "parts":[1.0] },"headers":{"operation":"insert"}}',
-        b'{"type":"message","key":"m2","value":{},"headers":{"operation":"insert","txid":"t\\"1"}}',
+        (
+            b'{"type":"message","key":"m1","value":{ "id":"m1", "parts":[1.0] },"headers":{"operation":"insert",'
+            b'"timestamp":"2023-11-14T22:13:20.000Z"}}'
+        ),
+        (
+            b'{"type":"message","key":"m2","value":{},"headers":{"operation":"insert","txid":"t\\"1",'
+            b'"timestamp":"2023-11-14T22:13:20.000Z"}}'
+        ),
     ]
 
 

