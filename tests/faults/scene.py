@@ -137,14 +137,15 @@ class Scene:
     async def look_at_everything(self) -> None:
         """Each stream from start to end, and what the broker says of each session."""
         for path in self._paths():
-            self.history.logs.append(await self._whole(path))
+            self.history.logs.append(await self.whole(path))
         for session_id in [*TALKS, RECYCLED_TALK]:
-            self.history.sessions.append(await self._state(session_id))
+            self.history.sessions.append(await self.state(session_id))
 
     def _paths(self) -> list[str]:
         return [*self.streams, *sorted(self.history.session_paths)]
 
-    async def _whole(self, path: str) -> Log:
+    async def whole(self, path: str) -> Log:
+        """A stream from start to end, by catch-up reads."""
         content: list[str] = []
         offset, closed, up_to_date = START, False, False
         while not up_to_date:
@@ -157,7 +158,8 @@ class Scene:
             self.history.complain(f"{path} ends at {offset} after {len(content)} positions")
         return Log(path, place_of(offset).incarnation, content, closed)
 
-    async def _state(self, session_id: str) -> SessionState:
+    async def state(self, session_id: str) -> SessionState:
+        """What the broker says of a session."""
         path = f"sessions/{session_id}"
         answer = await self.client.ask("GET", f"{SESSIONS}/{session_id}/messages")
         if answer is None or answer.status != 200:
@@ -202,12 +204,12 @@ class Scene:
     async def nothing_has_changed(self) -> None:
         """What there was before a clean restart is there after it, byte for byte."""
         for before in self.history.logs:
-            after = await self._whole(before.path)
+            after = await self.whole(before.path)
             if after != before:
                 self.history.complain(f"{before.path} is another after a clean restart: {len(after.content)} positions")
         for state in self.history.sessions:
             session_id = state.path.removeprefix("sessions/")
-            if await self._state(session_id) != state:
+            if await self.state(session_id) != state:
                 self.history.complain(f"the messages of {session_id} are others after a clean restart")
 
     async def last_batches_are_duplicates(self) -> None:
