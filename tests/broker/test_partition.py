@@ -159,11 +159,13 @@ class HeldStore(SqliteStore):
         return pages
 
     async def write(self, checkpoint: Checkpoint) -> None:
-        if self.write_errors:
-            raise self.write_errors.pop(0)
-        await super().write(checkpoint)
-        self.written.append(checkpoint)
+        error = self.write_errors.pop(0) if self.write_errors else None
+        if error is None:
+            await super().write(checkpoint)
+            self.written.append(checkpoint)
         await self.write_gate.passage()
+        if error is not None:
+            raise error
 
 
 @asynccontextmanager
@@ -540,6 +542,24 @@ async def test_checkpoint_that_fails_loses_nothing_and_is_written_next_time() ->
         (checkpoint,) = store.written
         assert checkpoint.snapshots == [snapshot]
         assert [path for path, _ in checkpoint.ended] == ["gone"]
+
+
+async def test_change_during_a_checkpoint_that_fails_is_not_covered_by_what_it_had_in_hand() -> None:
+    store = HeldStore()
+    async with opened(HeldJournal(), store, rows_max=0) as partition:
+        await partition.propose(create(b"1"))
+        store.write_errors.append(Unavailable("the disk is full"))
+        store.write_gate.shut()
+        checkpoint = asyncio.ensure_future(partition.checkpoint())
+        await store.write_gate.reached.wait()
+        await partition.propose(append(b"2", producer=("p", 0, 0)))
+        store.write_gate.open()
+        with pytest.raises(Unavailable):
+            await checkpoint
+        await partition.checkpoint()
+        assert await content(partition) == b"1,2"
+        outcome = await partition.propose(append(b"3", producer=("p", 0, 1)))
+        assert (outcome.result, outcome.next_position) == (Result.ACCEPTED, 3)
 
 
 async def test_checkpoint_that_failed_is_tried_again_by_itself() -> None:
