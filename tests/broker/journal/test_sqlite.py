@@ -194,6 +194,33 @@ async def test_a_commit_of_unknown_fate_stops_the_journal(
     assert (heard.commits, heard.refused, len(heard.stopped)) == ([], [], 1)
 
 
+async def test_a_wal_that_cannot_be_moved_stops_the_journal(bench: Bench, entry: MakeEntry) -> None:
+    """A failed fsync of the file: moving again would trust pages that the kernel may have dropped."""
+
+    class FailingDisk(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            if "wal_checkpoint" in sql:
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                raise error
+            return super().execute(sql, parameters)
+
+    bench.connect = lambda path: sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, factory=FailingDisk
+    )
+    bench.wal_bytes = 1
+    journal, heard = await bench.started()
+
+    def propose_on() -> None:
+        if not heard.stopped:
+            journal.propose(entry(0))
+            asyncio.get_running_loop().call_soon(propose_on)
+
+    propose_on()
+    await heard.until(lambda: heard.stopped)
+    assert heard.refused == []
+
+
 # -- files that must not be opened -------------------------------------------------------------------------------
 
 
