@@ -68,6 +68,8 @@ CHECKPOINT_RESERVE_BYTES: Final = 4 * MIB
 generation."""
 BACK_PRESSURE_WAIT_S: Final = 5.0
 """How long an append waits for room before it gets 503."""
+WATCHED_PAGE: Final = 256
+"""Rows to look after, read from the store at once."""
 ROWS_MAX: Final = 100_000
 """Clean rows kept in memory, as a cache."""
 PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
@@ -76,6 +78,10 @@ PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
 # -- streams and sessions ----------------------------------------------------------------------------------------
 PRODUCERS_MAX: Final = 10_000
 """Idempotent producers of one stream."""
+FORKS_MAX: Final = 1_000
+"""Forks of one stream: they share its row."""
+FORK_MS_MAX: Final = 30_000
+"""How long making a fork may take, in the partition's time. What is not there by then never will be."""
 GENERATIONS_OPEN_MAX: Final = 64
 """Open generations of one session: they share its row."""
 LANES_MAX: Final = 256

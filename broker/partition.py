@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -102,6 +102,8 @@ class Partition:
         self.failure: Exception | None = None
         self.open_sessions: dict[str, Session] = {}
         """Sessions with open generations, by path: those whose leases somebody must watch."""
+        self.orphans: list[tuple[str, int, str, int]] = []
+        """Forks that went, and whose sources have not been told: (source path, incarnation, path, incarnation)."""
         self.snapshots: Callable[[], list[Snapshot]] = list
         """Where the materializer puts what is to ride in the next checkpoint."""
         self.observe: Callable[[str], None] | None = None
@@ -156,10 +158,8 @@ class Partition:
         self._time_ms = head.time_ms
         self._proposers = Proposers(head.proposers)
         await self._journal.open(head.applied_index, head.time_ms)
-        for path in await self._store.open_sessions():
-            session = await self._load_row(session_key(path))
-            if isinstance(session, Session):
-                self.open_sessions[path] = session
+        async for key in self._watched(b"S"):
+            self._note_session(key[1:].decode(), await self._load_row(key))
         async for commit in self._journal.replay():
             await self._load(self._missing(commit))
             self._apply_commit(commit)
@@ -413,6 +413,8 @@ class Partition:
         for path, incarnation, page in changes.appended:
             self._append(path, incarnation, page)
         puts = changes.puts
+        for path, _ in changes.ended:
+            self._note_orphan(path)
         self._rows.update(puts)
         self._dirty.update(puts)
         self._unstored_bytes += ENTRY_BYTES
@@ -445,6 +447,12 @@ class Partition:
             self._fresh_tails.discard(path)
         if self.observe is not None:
             self.observe(path)
+
+    def _note_orphan(self, path: str) -> None:
+        """A fork is about to go: its source is to be told."""
+        row = self._rows.get(stream_key(path))
+        if isinstance(row, Stream) and row.source is not None:
+            self.orphans.append((*row.source, path, row.incarnation))
 
     def _note_session(self, path: str, row: Row | None) -> None:
         if isinstance(row, Session) and row.open:
@@ -564,11 +572,22 @@ class Partition:
 
         May be less than there is. Never of another life: when the stream ended meanwhile, nothing.
         """
+        run: list[Page] = []
         for segment in stream.lineage:
-            if position < segment.end:
+            if position < segment.end and bytes_max > 0:
                 page = await self._read_life(segment.path, segment.incarnation, segment.end, position, bytes_max)
-                return None if page is None else before(page, segment.end)
-        return await self._read_life(path, stream.incarnation, stream.tail, position, bytes_max)
+                if page is None:
+                    return join(run) if run else None
+                run.append(before(page, segment.end))
+                position = run[-1].end
+                bytes_max -= len(page.data)
+                if position < segment.end:
+                    return join(run)
+        if position < stream.tail and bytes_max > 0:
+            page = await self._read_life(path, stream.incarnation, stream.tail, position, bytes_max)
+            if page is not None:
+                run.append(page)
+        return join(run) if run else None
 
     async def _read_life(self, path: str, life: int, end: int, position: int, bytes_max: int) -> Page | None:
         for _ in range(2):  # a checkpoint may move the tail into the store between the two looks: look again
@@ -648,6 +667,22 @@ class Partition:
                     if isinstance(row, Stream) and row.deadline_ms is not None and row.deadline_ms <= now_ms:
                         found[path] = row.incarnation
         return list(found.items())[:limit]
+
+    async def sources(self) -> AsyncIterator[str]:
+        """Paths of the streams that have forks."""
+        async for key in self._watched(b"s"):
+            yield key[1:].decode()
+        for key, row in [*self._frozen.items(), *self._dirty.items()]:
+            if isinstance(row, Stream) and row.children:
+                yield key[1:].decode()
+
+    async def _watched(self, letter: bytes) -> AsyncIterator[Key]:
+        """Keys of the stored rows of a kind that somebody must look after."""
+        after = b""
+        while found := await self._store.watched(letter, after, limits.WATCHED_PAGE):
+            for key in found:
+                yield key
+            after = found[-1]
 
     async def stored_snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """The stored snapshot of a session's messages."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from broker.core.entry import Entry, Kind, LeaseOptions, encode_options
+from broker.core.fork import unref_entry
 from broker.core.state import Generation
 from broker.errors import BrokerError
 from broker.partition import Partition
@@ -22,6 +23,8 @@ log = logging.getLogger("streamfold.sweeper")
 
 TICK_S = 0.25
 """How often leases are looked at: well below the shortest lease, so an end comes within one lease of its due time."""
+SOURCES_S = 30.0
+"""How often the children of all sources are looked for; the first time at once."""
 EXPIRE_STREAMS_MAX = 256
 """Overdue streams taken away in one tick; the others wait for the next."""
 
@@ -43,6 +46,7 @@ class Sweeper:
     def __init__(self, partition: Partition, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._partition = partition
         self._monotonic = monotonic
+        self._sources_looked_at = -SOURCES_S
         self._leases: dict[tuple[str, str, int], _Lease] = {}  # by (path, generation id, fence)
 
     async def run(self) -> None:
@@ -60,11 +64,34 @@ class Sweeper:
             return
         await self._expire_streams()
         await self._expire_leases()
+        await self._tell_sources()
         await self._partition.sweep()
 
     async def _expire_streams(self) -> None:
         for path, incarnation in await self._partition.overdue(EXPIRE_STREAMS_MAX):
             await self._partition.propose(Entry(Kind.EXPIRE, path, incarnation=incarnation))
+
+    async def _tell_sources(self) -> None:
+        """Take the notes of forks that went from their sources. One that could not be told is told next time."""
+        partition = self._partition
+        while partition.orphans:
+            await partition.propose(unref_entry(*partition.orphans[0]))
+            del partition.orphans[0]
+        if self._monotonic() >= self._sources_looked_at + SOURCES_S:
+            self._sources_looked_at = self._monotonic()
+            await self._look_at_sources()
+
+    async def _look_at_sources(self) -> None:
+        """Find the notes of forks that never came, or that went unseen: a crash between two entries leaves them."""
+        partition, now_ms = self._partition, self._partition.now_ms()
+        async for path in partition.sources():
+            source = await partition.stream(path)
+            for child in source.children if source is not None else ():
+                stream = await partition.stream(child.path)
+                is_there = stream is not None and stream.incarnation == child.incarnation
+                if source is not None and not is_there and now_ms > child.deadline_ms:
+                    orphan = (path, source.incarnation, child.path, child.incarnation)
+                    await partition.propose(unref_entry(*orphan))
 
     async def _expire_leases(self) -> None:
         silent, dead = self._look()

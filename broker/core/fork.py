@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import msgspec
 
-from broker.core.entry import ANY, Entry, ForkOptions, ForkRefOptions, ForkUnrefOptions
+from broker.core.entry import ANY, Entry, ForkOptions, ForkRefOptions, ForkUnrefOptions, Kind, encode_options
 from broker.core.offset import InvalidOffset
 from broker.core.outcome import Outcome, Result, refused
 from broker.core.state import Changes, Child, Segment, Stream, media_type, stream_key
@@ -95,6 +95,12 @@ def unref(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     if stream.deleted and not children:
         remove(changes, entry.path, stream)
     return Outcome(Result.ACCEPTED, stream=stream)
+
+
+def unref_entry(source_path: str, source_incarnation: int, child_path: str, child_incarnation: int) -> Entry:
+    """The entry that tells a source that it has one child less."""
+    options = ForkUnrefOptions(child_path, child_incarnation)
+    return Entry(Kind.FORK_UNREF, source_path, incarnation=source_incarnation, options=encode_options(options))
 
 
 def lineage_of(source: Stream, source_path: str, position: int) -> tuple[tuple[str, int, int], ...]:

@@ -205,6 +205,11 @@ def owner(row: Row) -> int:
     return row.birth if isinstance(row, Session | Message | Generation) else row.incarnation
 
 
+def is_watched(row: Row) -> bool:
+    """Whether somebody must look after the row unasked: after open generations, and after the forks of a stream."""
+    return (isinstance(row, Session) and bool(row.open)) or (isinstance(row, Stream) and bool(row.children))
+
+
 def media_type(content_type: str) -> str:
     """`type/subtype` without parameters, lower case: what content types are compared by."""
     if content_type == JSON:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from broker import limits
-from broker.core.offset import InvalidOffset, format_offset, parse_offset
+from broker.core.offset import InvalidOffset
 from broker.core.page import Page, before
 from broker.core.state import Stream
 from broker.errors import Overloaded, Unavailable
@@ -104,7 +104,7 @@ class Reads:
         stream = await self._stream(request.path)
         headers: list[Header] = [
             (b"content-type", stream.content_type.encode()),
-            (b"stream-next-offset", format_offset(stream.tail, stream.incarnation).encode()),
+            (b"stream-next-offset", stream.offset(stream.tail).encode()),
             caching.NO_STORE,
         ]
         if stream.closed:
@@ -146,6 +146,8 @@ class Reads:
         stream = await self._partition.stream(path)
         if stream is None:
             raise BadRequest(Code.STREAM_NOT_FOUND)
+        if stream.deleted:
+            raise BadRequest(Code.STREAM_GONE)
         return stream
 
     async def _look(self, path: str, incarnation: int, start: int) -> Look:
@@ -231,7 +233,7 @@ class Reads:
                 frame, start = self._frame(look)
                 if frame or look.at_eof or not told:
                     told = True
-                    offset = format_offset(start, look.stream.incarnation)
+                    offset = look.stream.offset(start)
                     yield frame + sse.control_frame(offset, cursor, up_to_date=look.up_to_date, closed=look.at_eof)
                 elif not self._partition.draining:
                     yield sse.KEEP_ALIVE
@@ -259,7 +261,7 @@ class Reads:
         incarnation = look.stream.incarnation
         frame = self._frames.get(incarnation, page.start, page.end)
         if frame is None:
-            frame = sse.data_frame(format_offset(page.end, incarnation), _body(page), text=text)
+            frame = sse.data_frame(look.stream.offset(page.end), _body(page), text=text)
             self._frames.put(incarnation, page.start, page.end, frame)
         return frame, page.end
 
@@ -275,10 +277,10 @@ def _position(offset: str | None, stream: Stream) -> int:
     if offset == OFFSET_NOW:
         return stream.tail
     try:
-        position, incarnation = parse_offset(offset)
+        position = stream.position(offset)
     except InvalidOffset:
         raise BadRequest(Code.INVALID_OFFSET, "not an offset of this broker") from None
-    if incarnation not in (0, stream.incarnation):
+    if position is None:
         raise BadRequest(Code.OFFSET_GONE, "the stream was deleted and created anew")
     if position > stream.tail:
         raise BadRequest(Code.INVALID_OFFSET, "beyond the end of the stream")
@@ -286,7 +288,7 @@ def _position(offset: str | None, stream: Stream) -> int:
 
 
 def _place(look: Look) -> list[Header]:
-    headers: list[Header] = [(b"stream-next-offset", format_offset(look.end, look.stream.incarnation).encode())]
+    headers: list[Header] = [(b"stream-next-offset", look.stream.offset(look.end).encode())]
     if look.up_to_date:
         headers.append(UP_TO_DATE)
     if look.at_eof:

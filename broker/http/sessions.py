@@ -167,7 +167,7 @@ def session_answer(request: Request, target: Target, session: Session | None, st
         return _not_found(Code.SESSION_NOT_FOUND, request, target)
     state: JSONObject = {
         "sessionId": target.session_id,
-        "offset": format_offset(stream.tail, stream.incarnation),
+        "offset": stream.offset(stream.tail),
         "createdAt": timestamp(session.created_ms),
         "lastActivityAt": timestamp(session.active_ms),
         "status": "streaming" if session.open else "idle",
@@ -191,7 +191,7 @@ def messages_answer(request: Request, target: Target, messages: Messages | None)
     """`GET …/messages` and `GET …/messages/{mid}`. The offset says what is in them, so it is their entity tag."""
     if messages is None:
         return _not_found(Code.SESSION_NOT_FOUND, request, target)
-    offset = format_offset(messages.position, messages.stream.incarnation)
+    offset = messages.stream.offset(messages.position)
     headers: list[Header] = [(b"etag", b'"%b"' % offset.encode()), (b"stream-next-offset", offset.encode())]
     if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
         return Response(304, [*headers, _REVALIDATE])

@@ -10,8 +10,11 @@ from typing import Final
 import msgspec
 
 from broker import limits
-from broker.http import streams
+from broker.core.fork import unref_entry
+from broker.core.outcome import Result
+from broker.http import forks, streams
 from broker.http.endpoint import unless_client_leaves
+from broker.http.problems import BadRequest
 from broker.http.reads import LiveReaders, Pending, Reads
 from broker.http.request import Receive, Request, read_body
 from broker.http.response import LiveResponse, Response
@@ -48,10 +51,32 @@ class StreamApi:
 
     async def _write(self, request: Request, receive: Receive) -> Response:
         body = await read_body(request.headers, receive, self._body_bytes_max)
+        if request.method == "PUT" and forks.is_fork(request):
+            return await self._fork(request, body)
         entry = streams.entry_of(request, body)
         # The client may leave from here on: what is proposed is done all the same.
         outcome = await self._partition.propose(entry)
         return streams.answer(request, entry, outcome, self._partition.durability)
+
+    async def _fork(self, request: Request, body: bytes) -> Response:
+        """Ask the source, then make the child; if that fails, the source is told before the client is."""
+        partition = self._partition
+        taken = await partition.stream(request.path)
+        entry = forks.confirm_of(request) if taken is not None else forks.ref_of(request, partition.now_ms())
+        outcome = await partition.propose(entry)
+        source, position = outcome.stream, outcome.next_position
+        if taken is not None or outcome.result is Result.REFUSED or source is None or position is None:
+            return streams.answer(request, entry, outcome, partition.durability)
+        ref = entry
+        try:
+            entry = forks.fork_of(request, body, ref, source, position, partition.now_ms())
+            outcome = await partition.propose(entry)
+        except BadRequest:
+            await partition.propose(unref_entry(ref.path, source.incarnation, request.path, ref.nonce))
+            raise
+        if outcome.result is not Result.CREATED:
+            await partition.propose(unref_entry(ref.path, source.incarnation, request.path, ref.nonce))
+        return streams.answer(request, entry, outcome, partition.durability)
 
 
 def live_s_max(settings: Settings) -> float:

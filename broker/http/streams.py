@@ -12,7 +12,6 @@ from typing import Final
 
 from broker import limits
 from broker.core.entry import AppendOptions, CreateOptions, Entry, Kind, body_digest, encode_options
-from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
 from broker.core.state import Stream, media_type
 from broker.http.problems import BadRequest, answer_with, problem
@@ -60,22 +59,25 @@ def entry_of(request: Request, body: bytes) -> Entry:
     return Entry(Kind.DELETE, request.path, request_id=request.request_id, traceparent=traceparent_of(request.headers))
 
 
-def _create(request: Request, body: bytes) -> Entry:
-    headers = request.headers
-    if b"stream-forked-from" in headers:
-        raise BadRequest(Code.NOT_IMPLEMENTED, "forks are not implemented yet")
-    content_type = _content_type(headers.get(b"content-type", OCTET_STREAM.encode()))
+def configuration_of(headers: Headers, content_type: str = OCTET_STREAM) -> CreateOptions:
+    """What a PUT says of the stream to create; `content_type` is for one that names none. Raises BadRequest."""
+    if b"content-type" in headers:
+        content_type = _content_type(headers[b"content-type"])
     ttl_s = _ttl_s(headers)
     expires_at, expires_at_ms = _expires_at(headers)
     if ttl_s is not None and expires_at is not None:
         raise BadRequest(Code.INVALID_HEADER, "Stream-TTL and Stream-Expires-At exclude each other")
-    lengths, data = _records(content_type, body)
-    options = CreateOptions(content_type, ttl_s, expires_at, expires_at_ms, closed=_closes(headers))
+    return CreateOptions(content_type, ttl_s, expires_at, expires_at_ms, closed=_closes(headers))
+
+
+def _create(request: Request, body: bytes) -> Entry:
+    options = configuration_of(request.headers)
+    lengths, data = records_of(options.content_type, body)
     return Entry(
         Kind.CREATE,
         request.path,
         request_id=request.request_id,
-        traceparent=traceparent_of(headers),
+        traceparent=traceparent_of(request.headers),
         options=encode_options(options),
         lengths=lengths,
         body=data,
@@ -87,7 +89,7 @@ def _append(request: Request, body: bytes) -> Entry:
     closes = _closes(headers)
     if body:
         kind, content_type = Kind.APPEND, _required_content_type(headers)
-        lengths, data = _records(content_type, body)
+        lengths, data = records_of(content_type, body)
         if not data:
             raise BadRequest(Code.EMPTY_ARRAY, "an append of nothing is likely a mistake")
     elif closes:  # whatever content type a client adds by itself says nothing about no content
@@ -121,7 +123,8 @@ def _append_options(content_type: str, stream_seq: str | None, closes: bool) -> 
     return encode_options(AppendOptions(content_type, stream_seq, closes, limits.PRODUCERS_MAX))
 
 
-def _records(content_type: str, body: bytes) -> tuple[bytes, bytes]:
+def records_of(content_type: str, body: bytes) -> tuple[bytes, bytes]:
+    """The records of a body, as a page holds them: (lengths, data). Raises BadRequest for what is no JSON."""
     if not body or media_type(content_type) != JSON:
         return b"", body
     return split(body)
@@ -232,10 +235,10 @@ def answer(request: Request, entry: Entry, outcome: Outcome, durability: str) ->
     if entry.kind == Kind.DELETE:
         return Response(204, headers)
     if outcome.next_position is not None:  # of a duplicate known by its seq alone, nobody knows where it landed
-        headers.append((b"stream-next-offset", format_offset(outcome.next_position, stream.incarnation).encode()))
+        headers.append((b"stream-next-offset", stream.offset(outcome.next_position).encode()))
     if stream.closed:
         headers.append(CLOSED)
-    if entry.kind == Kind.CREATE:
+    if entry.kind in (Kind.CREATE, Kind.FORK):
         return _created(request, outcome, stream, headers)
     if not entry.producer_id:
         return Response(204, headers)
@@ -260,7 +263,7 @@ def _refusal(entry: Entry, outcome: Outcome) -> Response:
     told = problem(code, outcome.detail, request_id=entry.request_id)
     headers: list[Header] = []
     if code is Code.STREAM_CLOSED and outcome.stream is not None:
-        told.next_offset = format_offset(outcome.stream.tail, outcome.stream.incarnation)
+        told.next_offset = outcome.stream.offset(outcome.stream.tail)
         headers += [CLOSED, (b"stream-next-offset", told.next_offset.encode())]
     if entry.producer_id:
         headers += _producer_facts(entry, outcome, told.status)

@@ -79,8 +79,11 @@ class Store(Protocol):
         """Stored streams whose deadline is at or before `now_ms`: (path, incarnation), earliest first."""
         ...
 
-    async def open_sessions(self) -> list[str]:
-        """Paths of the sessions that had open generations at the applied index."""
+    async def watched(self, letter: bytes, after: Key, limit: int) -> list[Key]:
+        """Stored rows that somebody must look after unasked (`state.is_watched`), of one kind, in order after `after`.
+
+        `letter` is the first of their keys; `after` is b"" to begin with.
+        """
         ...
 
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 
 from broker.core.page import Page
-from broker.core.state import Key, Row, Session, Stream, encode_row, owner
+from broker.core.state import Key, Row, Stream, encode_row, is_watched, owner
 from broker.errors import Damaged
 from broker.store import Checkpoint, Head, Snapshot
 from broker.store.page_row import decode_page, encode_page, merge
@@ -34,9 +34,9 @@ def _write_rows(connection: sqlite3.Connection, rows: Mapping[Key, Row | None]) 
     gone = [(key,) for key, row in rows.items() if row is None]
     connection.executemany("DELETE FROM row WHERE key = ?", gone)
     connection.executemany(
-        """INSERT INTO row (key, owner, deadline_ms, is_open, value) VALUES (?, ?, ?, ?, ?)
+        """INSERT INTO row (key, owner, deadline_ms, is_watched, value) VALUES (?, ?, ?, ?, ?)
         ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, deadline_ms = excluded.deadline_ms,
-        is_open = excluded.is_open, value = excluded.value""",
+        is_watched = excluded.is_watched, value = excluded.value""",
         _stored_rows(rows),
     )
 
@@ -46,8 +46,7 @@ def _stored_rows(rows: Mapping[Key, Row | None]) -> Iterator[tuple[Key, int, int
     for key, row in rows.items():
         if row is not None:
             deadline_ms = row.deadline_ms if isinstance(row, Stream) else None
-            is_open = isinstance(row, Session) and bool(row.open)
-            yield key, owner(row), deadline_ms, is_open, encode_row(row)
+            yield key, owner(row), deadline_ms, is_watched(row), encode_row(row)
 
 
 def _write_pages(connection: sqlite3.Connection, incarnation: int, added: Sequence[Page]) -> None:

@@ -76,9 +76,7 @@ class SqliteStore:
 
     async def write(self, checkpoint: Checkpoint) -> None:
         """As in `Store`."""
-        await self._in(
-            self._writer, self._write, partial(write_checkpoint, checkpoint=checkpoint), _size_bytes(checkpoint)
-        )
+        await self._in(self._writer, self._write_checkpoint, checkpoint)
 
     async def sweep(self, steps_max: int = 16) -> bool:
         """As in `Store`; checkpoints pass between two steps."""
@@ -91,9 +89,9 @@ class SqliteStore:
         """As in `Store`."""
         return await self._in(self._readers, self._overdue, now_ms, limit)
 
-    async def open_sessions(self) -> list[str]:
+    async def watched(self, letter: bytes, after: Key, limit: int) -> list[Key]:
         """As in `Store`."""
-        return await self._in(self._readers, self._open_sessions)
+        return await self._in(self._readers, self._watched, letter, after, limit)
 
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """As in `Store`."""
@@ -129,6 +127,9 @@ class SqliteStore:
         prepare(connection, FORM, path.name, lambda: connection.execute(insert, (os.urandom(16),)), FILE_PAGE_BYTES)
         uuid, *head = connection.execute("SELECT uuid, applied_index, time_ms, proposers FROM head").fetchone()
         return uuid, Head(*head)
+
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._write(partial(write_checkpoint, checkpoint=checkpoint), _size_bytes(checkpoint))
 
     def _write(self, change: Callable[[sqlite3.Connection], None], size_bytes: int) -> None:
         """Run `change` in one transaction, and tell what became of it."""
@@ -234,9 +235,15 @@ class SqliteStore:
             ).fetchall()
         return [(_path(key), incarnation) for key, incarnation in rows]
 
-    def _open_sessions(self) -> list[str]:
+    def _watched(self, letter: bytes, after: Key, limit: int) -> list[Key]:
         with self._view() as view:
-            return [_path(key) for (key,) in view.execute("SELECT key FROM row WHERE is_open")]
+            return [
+                key
+                for (key,) in view.execute(
+                    "SELECT key FROM row WHERE is_watched AND key > ? AND key < ? ORDER BY key LIMIT ?",
+                    (max(letter, after), letter + b"\xff", limit),
+                )
+            ]
 
     def _snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         with self._view() as view:
