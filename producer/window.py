@@ -9,6 +9,9 @@ connections and overtake each other; answers get lost. Two rules make that harml
   another. It is sent again as the head, and a refusal of the head is final. A gap there is a real one: the broker
   misses what it had acknowledged. So whatever was written before a refused batch is durable when the refusal is told.
 
+While one waits to be sent again, nothing new is admitted: it would meet a gap for certain, and the window would go on
+like that for ever, two requests for each batch. What is written meanwhile makes the next batch larger.
+
 Nothing follows the first batch until that is acknowledged. There a generation opens, and there a second writer of the
 same generation is found out (its bytes under that seq differ), before a batch of ours could be taken after one of its.
 For the same reason an answer settles its own batch only: that batch 6 was accepted does not prove that 5 was ours.
@@ -77,7 +80,13 @@ class Window(Generic[R]):
     @property
     def has_room(self) -> bool:
         """Whether another batch may be admitted."""
-        return len(self._flights) < (self._in_flight_max if self.receipt is not None else 1)
+        if self.receipt is None:
+            return not self._flights
+        return len(self._flights) < self._in_flight_max and not self._is_healing
+
+    @property
+    def _is_healing(self) -> bool:
+        return any(flight.state is State.HELD for flight in self._flights.values())
 
     @property
     def head(self) -> Flight | None:

@@ -56,6 +56,17 @@ def test_failed_batch_waits_until_everything_before_it_is_acknowledged() -> None
     assert states(two) == [State.READY]
 
 
+def test_nothing_new_is_admitted_while_a_batch_waits_to_be_sent_again() -> None:
+    window = opened()
+    one, two = window.admit(batch(1)), window.admit(batch(2))
+    window.send(one)
+    window.send(two)
+    window.retry(two)
+    assert not window.has_room
+    window.acknowledge(one, 1)
+    assert window.has_room
+
+
 def test_failed_head_may_be_sent_again_at_once() -> None:
     window = opened()
     one = window.admit(batch(1))
