@@ -298,14 +298,16 @@ def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str,
     lengths, data = split(body)
     if not lengths:
         raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
+    options = _generation_options(target, seq, parameters)
     return _entry(
         Kind.CHUNKS,
         request,
         target,
         parameters,
-        options=_generation_options(target, seq, parameters),
+        options=options,
         seq=seq,
-        digest=body_digest(data),
+        # What opens a generation is part of batch 0: a copy that says otherwise is another batch.
+        digest=body_digest(encode_options(options) + data if seq == 0 else data),
         records=(lengths, data),
     )
 
