@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import StrEnum, auto
 
 import msgspec
 
@@ -10,7 +10,7 @@ from broker.core.state import Generation, Session, Stream
 from consumer.wire import Code
 
 
-class Result(Enum):
+class Result(StrEnum):
     """What became of an entry."""
 
     CREATED = auto()

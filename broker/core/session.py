@@ -39,6 +39,10 @@ from broker.core.state import (
 from broker.core.stream import live, remove
 from consumer.wire import ENDED, JSON, Code, Reason, RecordType, Status
 
+_BIRTH = 1 << 62
+"""Tells the birth of a session from the first incarnation of its stream, drawn from the same nonce: a reset ends the one
+and keeps the other."""
+
 _replace = msgspec.structs.replace
 _json = msgspec.json.encode
 _session_options = msgspec.msgpack.Decoder(SessionOptions).decode
@@ -144,7 +148,7 @@ def create(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
         return _confirm(work, options)
     if live(changes, entry.path, now_ms) is not None:
         return refused(Code.SESSION_EXISTS, "forks still need the session that was deleted here")
-    session = Session(entry.nonce, now_ms, now_ms, options.metadata)
+    session = Session(entry.nonce ^ _BIRTH, now_ms, now_ms, options.metadata)
     work = _Work(changes, entry, index, now_ms, session, Stream(entry.nonce, JSON, now_ms, now_ms))
     changes.put(stream_key(entry.path), work.stream)
     if options.message_id:
@@ -160,8 +164,7 @@ def delete(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
         return refused(Code.SESSION_NOT_FOUND)
     remove(changes, entry.path, work.stream)
     changes.put(session_key(entry.path), None)
-    if work.session.birth != work.stream.incarnation:
-        changes.end(entry.path, work.session.birth)
+    changes.end(entry.path, work.session.birth)
     return Outcome(Result.ACCEPTED, session=work.session)
 
 

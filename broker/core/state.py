@@ -164,7 +164,7 @@ class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True):
 
 
 class Session(msgspec.Struct, tag=3, array_like=True, frozen=True):
-    """A session, across resets. `birth` is the nonce of the entry that created it."""
+    """A session, across resets. `birth` is drawn by the entry that created it."""
 
     birth: int
     created_ms: int
