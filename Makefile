@@ -37,7 +37,8 @@ lock: run-ready ## renew both locks from pyproject.toml
 	$(COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove everything that was made here
-	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist tests/conformance/node_modules
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf tests/conformance/node_modules tests/e2e/clients/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 run-ready:
