@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 
 import msgspec
 
 from broker import limits
-from broker.core.apply import Proposers, apply, keys
+from broker.core.apply import Proposers, apply, keys, unchanging
 from broker.core.entry import Entry, Kind
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, before, join
@@ -109,6 +109,9 @@ class Partition:
         self.observe: Callable[[str], None] | None = None
         """Told the path of every stream that got records or ended: the materializer's cue. Must be quick."""
 
+        self.durability = journal.durability.value
+        """What an acknowledgement of this engine promises."""
+
         self._journal = journal
         self._store = store
         self._checkpoint_interval_s = checkpoint_interval_s
@@ -137,7 +140,7 @@ class Partition:
         self._in_flight_bytes = 0  # proposed and not yet applied
 
         self._waiting: dict[int, _Proposal] = {}
-        self._pending_keys: Counter[Key] = Counter()  # of entries proposed and not yet applied
+        self._pending_keys: defaultdict[Key, int] = defaultdict(int)  # of entries proposed and not yet applied
         self._inbox: list[Commit | Refused] = []
         self._loading: dict[Key, asyncio.Future[None]] = {}
         self._watches: dict[Key, _Watch] = {}
@@ -203,11 +206,6 @@ class Partition:
     def healthy(self) -> bool:
         """Whether the engine still acknowledges."""
         return self.failure is None
-
-    @property
-    def durability(self) -> str:
-        """What an acknowledgement of this engine promises."""
-        return self._journal.durability.value
 
     @property
     def applied_index(self) -> int:
@@ -280,8 +278,8 @@ class Partition:
         for key in entry_keys:
             if key not in rows or key in pending:
                 return None
-        outcome, changes = self._try(entry, self._index + 1, self.now_ms())
-        if outcome.changed or changes.puts:
+        outcome = unchanging(rows, entry, self._index + 1, self.now_ms())
+        if outcome is None:
             return None
         self.counts.answered_without_journal += 1
         self.counts.outcomes[entry.kind, _label(outcome)] += 1
@@ -396,16 +394,13 @@ class Partition:
             raise ValueError(msg)
         now_ms = max(self._time_ms, time_ms)
         if self._proposers.admit(entry, now_ms):
-            outcome, changes = self._try(entry, index, now_ms)
+            outcome, changes = apply(self._rows, entry, index, now_ms)
             self._install(changes)
         else:
             outcome = Outcome(Result.DROPPED)
         self._index, self._time_ms = index, now_ms
         self.counts.outcomes[entry.kind, _label(outcome)] += 1
         return outcome
-
-    def _try(self, entry: Entry, index: int, now_ms: int) -> tuple[Outcome, Changes]:
-        return apply(self._rows, entry, index, now_ms)
 
     def _install(self, changes: Changes) -> None:
         for path, life in changes.ended:
@@ -784,4 +779,4 @@ def _wake(watch: _Watch) -> None:
 
 
 def _label(outcome: Outcome) -> str:
-    return outcome.code.value if outcome.code is not None else outcome.result.name.lower()
+    return outcome.code or outcome.result

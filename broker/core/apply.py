@@ -37,6 +37,8 @@ _of_session: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
     Kind.HEARTBEAT: session.heartbeat,
     Kind.LEASE_EXPIRE: session.expire_lease,
 }
+_APPENDS = frozenset({Kind.APPEND, Kind.CLOSE})
+_WRITES = frozenset({Kind.CHUNKS, Kind.FINISH})
 
 
 def keys(entry: Entry) -> list[Key]:
@@ -71,6 +73,23 @@ def apply(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms: int)
         return Outcome(Result.ACCEPTED), changes
     msg = f"entry kind {entry.kind} is reserved; this program cannot apply it"
     raise ValueError(msg)
+
+
+def unchanging(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms: int) -> Outcome | None:
+    """What `apply` would tell of `entry`, if that changes nothing; None where it would change something.
+
+    Entries that come in masses are only judged: most of them would change something, and what is not asked for.
+    """
+    changes = Changes(rows)
+    judged: object
+    if entry.kind in _APPENDS:
+        judged = stream.judge(changes, entry, now_ms)
+    elif entry.kind in _WRITES:
+        judged = session.judge(changes, entry, index, now_ms)
+    else:
+        outcome, changes = apply(rows, entry, index, now_ms)
+        judged = None if outcome.changed else outcome
+    return judged if isinstance(judged, Outcome) and not changes.puts else None
 
 
 class Proposers:

@@ -186,22 +186,12 @@ def add_message(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outc
 
 def write(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
     """CHUNKS and FINISH: the next batch of a generation. Batch 0 of an id never seen opens it."""
-    work = _open(changes, entry, index, now_ms)
-    if work is None:
-        return refused(Code.SESSION_NOT_FOUND)
-    options = _generation_options(entry.options)
-    generation = work.generation(options.generation_id)
+    judged = judge(changes, entry, index, now_ms)
+    if isinstance(judged, Outcome):
+        return judged
+    work, options, generation = judged
     if generation is None:
-        if entry.seq != 0:
-            return refused(Code.SEQ_GAP, "the generation begins with seq 0", expected_seq=0)
-        refusal = _refuse_opening(work, options)
-        if refusal is not None:
-            return refusal
         generation = _open_generation(work, options)
-    else:
-        answer = _judge(work, generation)
-        if answer is not None:
-            return answer
     generation = _add_chunks(work, generation)
     generation = _replace(
         generation,
@@ -221,6 +211,27 @@ def write(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
         epoch=generation.fence,
         seq=generation.sequence.seq,
     )
+
+
+def judge(
+    changes: Changes, entry: Entry, index: int, now_ms: int
+) -> Outcome | tuple[_Work, GenerationOptions, Generation | None]:
+    """The answer to a batch that is refused or a duplicate; for any other what accepting it takes.
+
+    No generation is there yet when the batch opens it.
+    """
+    work = _open(changes, entry, index, now_ms)
+    if work is None:
+        return refused(Code.SESSION_NOT_FOUND)
+    options = _generation_options(entry.options)
+    generation = work.generation(options.generation_id)
+    if generation is not None:
+        answer = _judge_batch(work, generation)
+    elif entry.seq == 0:
+        answer = _refuse_opening(work, options)
+    else:
+        answer = refused(Code.SEQ_GAP, "the generation begins with seq 0", expected_seq=0)
+    return (work, options, generation) if answer is None else answer
 
 
 def stop(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
@@ -312,7 +323,7 @@ def _message_exists(work: _Work, message_id: str) -> Outcome:
     return refused(Code.MESSAGE_EXISTS, f"message {message_id} has other content", stream=work.stream)
 
 
-def _judge(work: _Work, generation: Generation) -> Outcome | None:
+def _judge_batch(work: _Work, generation: Generation) -> Outcome | None:
     """The answer to a batch that is not the next one of a generation that is open; None for that one."""
     entry, known = work.entry, generation.sequence
     verdict = check(generation.fence, known, generation.fence, entry.seq, entry.digest)

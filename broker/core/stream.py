@@ -95,6 +95,12 @@ def create(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
 
 def append(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     """PROTOCOL.md 5.2, 5.2.1, 5.3: append, append and close, or close."""
+    judged = judge(changes, entry, now_ms)
+    return judged if isinstance(judged, Outcome) else _accept(changes, entry, now_ms, *judged)
+
+
+def judge(changes: Changes, entry: Entry, now_ms: int) -> Outcome | tuple[AppendOptions, Stream, Producer | None]:
+    """The answer to an append that is refused or changes nothing; for any other what accepting it takes."""
     stream = named(changes, entry, now_ms)
     if isinstance(stream, Outcome):
         return stream
@@ -106,12 +112,12 @@ def append(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     producer = None
     if entry.producer_id:
         producer = _producer_of(changes, entry, stream)
-        refusal = _judge(entry, options, stream, producer)
-        if refusal is not None:
-            return refusal
+        answer = _judge_batch(entry, options, stream, producer)
+        if answer is not None:
+            return answer
     if options.stream_seq is not None and stream.stream_seq is not None and options.stream_seq <= stream.stream_seq:
         return refused(Code.STREAM_SEQ_REGRESSION, f"Stream-Seq is at {stream.stream_seq!r}", stream=stream)
-    return _accept(changes, entry, options, stream, producer, now_ms)
+    return options, stream, producer
 
 
 def delete(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
@@ -190,7 +196,7 @@ def _producer_of(changes: Changes, entry: Entry, stream: Stream) -> Producer:
     return Producer(stream.incarnation, entry.epoch, Sequence(), active_ms=-1)
 
 
-def _judge(entry: Entry, options: AppendOptions, stream: Stream, producer: Producer) -> Outcome | None:
+def _judge_batch(entry: Entry, options: AppendOptions, stream: Stream, producer: Producer) -> Outcome | None:
     """The answer to a batch that is not the producer's next one; None for the next one."""
     known = producer.sequence
     verdict = check(producer.epoch, known, entry.epoch, entry.seq, entry.digest)
@@ -225,7 +231,7 @@ def _judge(entry: Entry, options: AppendOptions, stream: Stream, producer: Produ
 
 
 def _accept(
-    changes: Changes, entry: Entry, options: AppendOptions, stream: Stream, producer: Producer | None, now_ms: int
+    changes: Changes, entry: Entry, now_ms: int, options: AppendOptions, stream: Stream, producer: Producer | None
 ) -> Outcome:
     tail = stream.tail
     if entry.body:
