@@ -9,6 +9,7 @@ from tests.faults.client import SESSIONS, STREAMS, Answer
 from tests.faults.history import Generation, Told, Write
 from tests.faults.session_checker import canonical
 from tests.faults.storm import Storm
+from tests.faults.writers import is_lost
 
 WINDOW_MAX = 4
 BATCHES_MAX = 10
@@ -251,6 +252,8 @@ class GenerationWriter:
         self.chance = talker.chance
         self.opened = asyncio.Event()
         self.fenced = False
+        self.lost = False
+        """The broker waits for what it has acknowledged: to try again would be in vain."""
         self.target = f"{talker.target}/generations/{generation_id}"
         self.text_id = f"{talker.session_id}/{generation_id}"
         self.is_text = self.chance.random() < 0.3
@@ -269,7 +272,7 @@ class GenerationWriter:
         async with asyncio.TaskGroup() as group:
             for seq in range(self.chance.randint(1, BATCHES_MAX)):
                 await window.acquire()
-                if self.fenced:
+                if self.fenced or self.lost:
                     break
                 write = self._batch(seq)
                 group.create_task(self._settle(write)).add_done_callback(lambda _: window.release())
@@ -304,7 +307,7 @@ class GenerationWriter:
                 answer = await self.storm.client.ask(
                     "POST", f"{self.target}/{what}", headers=headers, params=params, content=body
                 )
-                if answer is not None and answer.code != "SEQ_GAP":
+                if answer is not None:
                     return answer
                 await self.storm.pause(self.chance)
 
@@ -329,7 +332,7 @@ class GenerationWriter:
         body = write.texts[0] if len(write.texts) == 1 else f"[{','.join(write.texts)}]"
         headers = {"producer-seq": str(write.seq)}
         async with asyncio.timeout(STUCK_S_MAX):
-            while not write.is_settled:
+            while not write.is_settled and not self.lost:
                 answer = await self.talker.attempt(
                     write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params
                 )
@@ -339,6 +342,13 @@ class GenerationWriter:
         if write.is_acked and self.chance.random() < 0.1:
             await self.talker.attempt(write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params)
 
+    def _look_at_gap(self, answer: Answer) -> None:
+        acked = [batch for batch in self.generation.batches if batch.is_acked]
+        if is_lost(answer.problem.get("expectedSeq"), acked):
+            self.storm.history.complain(f"{self.generation.generation_id}, after acknowledgements, got {answer}")
+            self.lost = True
+            self.opened.set()
+
     def _look_at(self, write: Write, answer: Answer | None) -> None:
         if answer is None:
             return
@@ -347,6 +357,8 @@ class GenerationWriter:
         elif answer.code == "FENCED":
             self.fenced = True
             self.opened.set()
+        elif write.told[-1] is Told.NOT_YET:
+            self._look_at_gap(answer)
         elif write.told[-1] is Told.REFUSED:
             self.storm.history.complain(f"{write.name} was answered {answer}")
 

@@ -99,6 +99,7 @@ class Producer:
     acked: list[Write] = field(default_factory=list)
     """Of the current epoch, in order of their answers."""
     closed: bool = False
+    """No more can be written."""
     next_seq: int = 0
 
     def __post_init__(self) -> None:
@@ -157,15 +158,22 @@ class Producer:
     async def settle(self, write: Write) -> None:
         """Attempt it until there is a definite answer."""
         async with asyncio.timeout(STUCK_S_MAX * 4):
-            while not write.is_settled:
+            while not write.is_settled and not self.closed:
                 answer = await attempt(self.storm, write, self.stream, self.headers(write))
                 if answer is None or write.told[-1] is Told.NOT_YET:
+                    self._look_at_gap(answer)
                     await self.storm.pause(self.chance)
                 elif write.told[-1] is Told.ACKED:
                     self.acked.append(write)
                     await self._sometimes_look_again(write)
                 else:
                     self._refused(write, answer)
+
+    def _look_at_gap(self, answer: Answer | None) -> None:
+        """A broker that waits for what it has acknowledged would be waited for in vain: give up."""
+        if answer is not None and is_lost(answer.problem.get("expectedSeq"), self.acked):
+            self.storm.history.complain(f"{self.name} of {self.stream.path}, after acknowledgements, got {answer}")
+            self.closed = True
 
     def _refused(self, write: Write, answer: Answer) -> None:
         if answer.code == "STREAM_CLOSED":
@@ -189,6 +197,11 @@ class Producer:
 
     def headers(self, write: Write) -> dict[str, str]:
         return producer_headers(self.name, write.epoch, write.seq)
+
+
+def is_lost(expected_seq: object, acked: list[Write]) -> bool:
+    """Whether a broker expects a batch that it has acknowledged already."""
+    return isinstance(expected_seq, int) and any(write.seq >= expected_seq for write in acked)
 
 
 def producer_headers(name: str, epoch: int, seq: int) -> dict[str, str]:
