@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -34,6 +35,7 @@ CATCH_UP_S_MAX: Final = 30.0
 DOWN_S: Final = 0.6
 """How long the broker stays dead: long enough to see that the answer stalls, and that the producer waits."""
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
+_OTHER: Final = "·"
 
 
 @click.command()
@@ -62,7 +64,8 @@ async def _play(answers: Sequence[dict[str, Any]], data_dir: str, pace: float) -
         producer = await stack.enter_async_context(Producer(broker.url))
         await producer.create_session(SESSION)
         reader = await stack.enter_async_context(_Follower(broker.url))
-        _say(f"broker {broker.pid} at {broker.url}; the text below is what reader {reader.pid} gets")
+        _say(f"broker {broker.pid} at {broker.url}, producer {os.getpid()}; below is what reader {reader.pid} gets:")
+        _say(f"text bright, reasoning and tool input dim, {_OTHER} for every other chunk")
         sent: list[tuple[str, Any]] = []
         faults: dict[int, Callable[[], Coroutine[Any, Any, None]]] = {
             len(answers) // 3: partial(_kill_broker, broker),
@@ -236,7 +239,7 @@ def _show(chunk: Any) -> None:
         case {"type": "reasoning-delta", "delta": str(delta)} | {"inputTextDelta": str(delta)}:
             click.secho(_printable(delta), nl=False, dim=True)
         case _:
-            click.secho("·", nl=False, dim=True)
+            click.secho(_OTHER, nl=False, dim=True)
 
 
 def _printable(text: str) -> str:
