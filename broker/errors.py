@@ -1,14 +1,14 @@
 """What can go wrong in a broker besides a refusal (which is an `Outcome`).
 
-    BrokerError
-    ├── Unavailable        503, retry: it was not done, and never will be
-    │   └── Overloaded     503, retry: a bound is reached
-    ├── OutcomeUnknown     503, retry the same bytes: it may have been done, or not
-    │   └── EngineStopped  the same for everything from here on: the disk's answer cannot be trusted any more
-    └── StartError         the process ends with a message for the operator
-        ├── DataDirInUse
-        ├── NewerFormat
-        └── Damaged
+BrokerError
+├── Unavailable        503, retry: it was not done, and never will be
+│   └── Overloaded     503, retry: a bound is reached
+├── OutcomeUnknown     503, retry the same bytes: it may have been done, or not
+│   └── EngineStopped  the same for everything from here on: the disk's answer cannot be trusted any more
+└── StartError         the process ends with a message for the operator
+    ├── DataDirInUse
+    ├── NewerFormat
+    └── Damaged
 """
 
 from __future__ import annotations
