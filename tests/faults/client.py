@@ -65,6 +65,10 @@ class Page(NamedTuple):
     up_to_date: bool = False
 
 
+class EngineHasStoppedError(Exception):
+    """The broker acknowledges nothing any more, and nothing here gave it a reason to."""
+
+
 class Client:
     """Requests to one broker, over several connections."""
 
@@ -92,7 +96,10 @@ class Client:
         content: bytes = b"",
         wait_s_max: float = REQUEST_S_MAX,
     ) -> Answer | None:
-        """The answer; None when it cannot be told what became of the request. Waits for a broker that is down."""
+        """The answer; None when it cannot be told what became of the request. Waits for a broker that is down.
+
+        Raises EngineHasStoppedError: to try again would be in vain.
+        """
         if params:
             target = f"{target}?{urlencode(params)}"
         try:
@@ -103,6 +110,8 @@ class Client:
         except TimeoutError:
             self.history.complain(f"{method} {target} was not answered within {wait_s_max} s")
             return None
+        if answer.code == "ENGINE_STOPPED":
+            raise EngineHasStoppedError(f"{method} {target} was answered {answer}")
         if answer.status in RETRYABLE:
             return None
         if answer.status >= 500:
