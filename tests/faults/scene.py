@@ -151,7 +151,8 @@ class Scene:
         while not up_to_date:
             page = await self.client.page(path, offset)
             if page is None or page.status != 200:
-                raise AssertionError(f"{path} at {offset} cannot be read: {page}")
+                self.history.complain(f"{path} at {offset} cannot be read: {page and page.status}")
+                return Log(path, place_of(offset).incarnation, content, complete=False)
             content += page.content
             offset, closed, up_to_date = page.next_offset, page.closed, page.up_to_date
         if place_of(offset).position != len(content):
@@ -162,9 +163,10 @@ class Scene:
         """What the broker says of a session."""
         path = f"sessions/{session_id}"
         answer = await self.client.ask("GET", f"{SESSIONS}/{session_id}/messages")
-        if answer is None or answer.status != 200:
-            raise AssertionError(f"the messages of {session_id} were answered {answer}")
         life = self.last_life if session_id == RECYCLED_TALK else ""
+        if answer is None or answer.status != 200:
+            self.history.complain(f"the messages of {session_id} were answered {answer}")
+            return SessionState(path, START, [], life)
         state = SessionState(path, str(answer.problem["offset"]), answer.problem["messages"], life)
         for generation in self._generations(path, life):
             state.statuses[generation.generation_id] = await self._status(session_id, generation)

@@ -17,7 +17,7 @@ LONG_TRAFFIC_S_MAX = 1.2
 """And now and then: long enough for a checkpoint by the clock, and for the sweeper to look around."""
 STARTUP_S_MAX = 0.8
 PAUSE_S_MAX = 0.03
-SETTLE_S_MAX = 60.0
+SETTLE_S_MAX = 30.0
 
 
 @dataclass
