@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from broker.core import fork, session, stream
+from broker.core import fork, session, stream, subscription
 from broker.core.entry import Entry, Kind, ProducerForgetOptions
 from broker.core.outcome import Outcome, Result
-from broker.core.state import Changes, Key, Row, producer_key, stream_key
+from broker.core.state import Changes, Key, Row, producer_key, stream_key, subscription_key
 
 _of_stream: dict[int, Callable[[Changes, Entry, int], Outcome]] = {
     Kind.CREATE: stream.create,
@@ -37,6 +37,14 @@ _of_session: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
     Kind.HEARTBEAT: session.heartbeat,
     Kind.LEASE_EXPIRE: session.expire_lease,
 }
+_of_subscription: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
+    Kind.SUBSCRIPTION_CREATE: subscription.create,
+    Kind.SUBSCRIPTION_LINK: subscription.link,
+    Kind.SUBSCRIPTION_ATTEMPT: subscription.attempt,
+    Kind.SUBSCRIPTION_CLAIM: subscription.claim,
+    Kind.SUBSCRIPTION_ACK: subscription.ack,
+    Kind.SUBSCRIPTION_DELETE: subscription.delete,
+}
 _APPENDS = frozenset({Kind.APPEND, Kind.CLOSE})
 _WRITES = frozenset({Kind.CHUNKS, Kind.FINISH})
 
@@ -45,6 +53,8 @@ def keys(entry: Entry) -> list[Key]:
     """Every row that the entry may need, completely; from the entry alone, so that they can be loaded ahead."""
     if entry.kind in _of_session:
         return session.keys(entry)
+    if entry.kind in _of_subscription:
+        return [subscription_key(entry.path)]
     if entry.kind not in _of_stream:
         return []
     found = [stream_key(entry.path)]
@@ -69,6 +79,9 @@ def apply(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms: int)
     of_session = _of_session.get(entry.kind)
     if of_session is not None:
         return of_session(changes, entry, index, now_ms), changes
+    of_subscription = _of_subscription.get(entry.kind)
+    if of_subscription is not None:
+        return of_subscription(changes, entry, index, now_ms), changes
     if entry.kind == Kind.NOOP:
         return Outcome(Result.ACCEPTED), changes
     msg = f"entry kind {entry.kind} is reserved; this program cannot apply it"

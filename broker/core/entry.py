@@ -48,6 +48,13 @@ class Kind(IntEnum):
     HEARTBEAT = 22
     LEASE_EXPIRE = 23
 
+    SUBSCRIPTION_CREATE = 32
+    SUBSCRIPTION_LINK = 33
+    SUBSCRIPTION_ATTEMPT = 34
+    SUBSCRIPTION_CLAIM = 35
+    SUBSCRIPTION_ACK = 36
+    SUBSCRIPTION_DELETE = 37
+
     # reserved for the live move of a session between engines
     IMPORT = 112
     MOVING = 113
@@ -171,6 +178,71 @@ class ProducerForgetOptions(msgspec.Struct, array_like=True, frozen=True):
     idle_since_ms: int
 
 
+Place = tuple[str, int, int]
+"""A stream's path, its incarnation (0 when there is no stream), and a position in that life."""
+
+
+class SubscriptionOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SUBSCRIPTION_CREATE (PROTOCOL.md 6.2). The digest of the entry is that of the normalized configuration.
+
+    The path of these entries is the subscription's id; their incarnation, where it is not ANY, its birth.
+    """
+
+    delivery: str
+    lease_ms: int
+    pattern: str = ""
+    streams: tuple[Place, ...] = ()  # the explicit ones, with their tails
+    webhook_url: str = ""
+    wake_stream: str = ""
+    description: str | None = None
+    base_url: str = ""  # where the callbacks of this subscription go: the URL of the stream root
+
+
+class LinkOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SUBSCRIPTION_LINK: what lies behind the positions is pending from now on; a stream that is linked stays as it is.
+
+    `complete` says that every stream that matched when the subscription was created is linked.
+    """
+
+    streams: tuple[Place, ...] = ()
+    explicit: bool = False
+    drop: tuple[str, ...] = ()  # explicit: links that were added so; otherwise links of streams that are no more
+    links_max: int = 1_000
+    complete: bool = False
+
+
+class AttemptOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SUBSCRIPTION_ATTEMPT: whoever has it accepted delivers. Attempt 0 makes the wake, out of the tails it names."""
+
+    generation: int
+    attempt: int = 0
+    delay_ms: int = 1_000  # until the next attempt is due
+    tails: tuple[Place, ...] = ()
+
+
+class ClaimOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SUBSCRIPTION_CLAIM: makes the wake itself where none is under way and the tails say that work is pending."""
+
+    worker: str
+    tails: tuple[Place, ...] = ()
+
+
+class AckOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SUBSCRIPTION_ACK: moves cursors, renews the lease, and ends the wake where it is `done`; a release is done alone.
+
+    `delivered` comes from whoever delivered. `snapshot` acks the tails of the wake as it was made. With `expires`, the
+    wake ends if nobody has renewed it since that index.
+    """
+
+    generation: int
+    wake_id: str
+    acks: tuple[Place, ...] = ()
+    done: bool = False
+    snapshot: bool = False
+    delivered: bool = False
+    expires: int | None = None
+
+
 type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
     Kind.CREATE: CreateOptions,
     Kind.APPEND: AppendOptions,
@@ -186,6 +258,11 @@ type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
     Kind.STOP: StopOptions,
     Kind.HEARTBEAT: StopOptions,
     Kind.LEASE_EXPIRE: LeaseOptions,
+    Kind.SUBSCRIPTION_CREATE: SubscriptionOptions,
+    Kind.SUBSCRIPTION_LINK: LinkOptions,
+    Kind.SUBSCRIPTION_ATTEMPT: AttemptOptions,
+    Kind.SUBSCRIPTION_CLAIM: ClaimOptions,
+    Kind.SUBSCRIPTION_ACK: AckOptions,
 }
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum, auto
 
 import msgspec
 
-from broker.core.state import Generation, Session, Stream
+from broker.core.state import Generation, Session, Stream, Subscription
 from consumer.wire import Code
 
 
@@ -34,6 +34,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     epoch: int | None = None  # the current one
     seq: int | None = None  # the highest accepted
     expected_seq: int | None = None
+    subscription: Subscription | None = None
 
     @property
     def changed(self) -> bool:

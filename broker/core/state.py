@@ -5,6 +5,7 @@
     b"S" session path              Session, with its lanes and its open generations
     b"g" session path NUL gid      Generation, once it has ended
     b"m" session path NUL mid      Message
+    b"w" subscription id           Subscription
 
 A row that belongs to one life of a path names it (`incarnation`, or for what outlives a reset the session's `birth`); a
 row of another life counts as absent. So the keys that an entry needs follow from the entry alone, and a delete does not
@@ -184,7 +185,60 @@ class Message(msgspec.Struct, tag=4, array_like=True, frozen=True):
     generation_id: str = ""
 
 
-Row = Stream | Producer | Session | Message | Generation
+class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A stream of a subscription, and its cursor: up to `acked` all is processed, in the life `incarnation`.
+
+    Another life of the path has nothing processed. `wake_tail` is the tail that the newest wake named: never below
+    `acked` when the wake is made.
+    """
+
+    path: str
+    incarnation: int
+    acked: int
+    explicit: bool = False
+    wake_tail: int = 0
+
+
+class Wake(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A wake under way: being delivered while `next_attempt_ms` says when to try again, delivered when it is None.
+
+    `renewed_index` is the index of the entry that last renewed it. Only a claim sets `holder`.
+    """
+
+    wake_id: str
+    path: str  # of the stream that it is told for
+    woken_ms: int
+    renewed_index: int
+    attempt: int = 0
+    next_attempt_ms: int | None = None
+    holder: str = ""
+
+
+class Subscription(msgspec.Struct, tag=6, array_like=True, frozen=True):
+    """A durable subscription (PROTOCOL.md 6, 7). What is pending is not in it: that follows from the streams' tails.
+
+    `generation` counts its wakes and only grows. `linked` says that every stream that matched when it was created has
+    been linked; any that is found unlinked later has come after it.
+    """
+
+    birth: int
+    subscription_id: str
+    digest: bytes
+    created_ms: int
+    delivery: str  # "webhook" or "pull-wake"
+    lease_ms: int
+    pattern: str = ""
+    webhook_url: str = ""
+    wake_stream: str = ""
+    description: str | None = None
+    base_url: str = ""
+    linked: bool = False
+    generation: int = 0
+    wake: Wake | None = None
+    links: tuple[Link, ...] = ()
+
+
+Row = Stream | Producer | Session | Message | Generation | Subscription
 
 _row_encoder = msgspec.msgpack.Encoder()
 _row_decoder: msgspec.msgpack.Decoder[Row] = msgspec.msgpack.Decoder(Row)
@@ -202,11 +256,13 @@ def decode_row(data: bytes) -> Row:
 
 def owner(row: Row) -> int:
     """The life that a row belongs to and goes with."""
-    return row.birth if isinstance(row, Session | Message | Generation) else row.incarnation
+    return row.incarnation if isinstance(row, Stream | Producer) else row.birth
 
 
 def is_watched(row: Row) -> bool:
-    """Whether somebody must look after the row unasked: after open generations, and after the forks of a stream."""
+    """Whether somebody must look after the row unasked: open generations, the forks of a stream, any subscription."""
+    if isinstance(row, Subscription):
+        return True
     return (isinstance(row, Session) and bool(row.open)) or (isinstance(row, Stream) and bool(row.children))
 
 
@@ -240,6 +296,11 @@ def generation_key(path: str, generation_id: str) -> Key:
 def message_key(path: str, message_id: str) -> Key:
     """The key of a message id."""
     return b"m%b\0%b" % (path.encode(), message_id.encode())
+
+
+def subscription_key(subscription_id: str) -> Key:
+    """The key of a subscription."""
+    return b"w" + subscription_id.encode()
 
 
 def owned_prefixes(path: str) -> tuple[Key, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from broker.core.entry import (
     ANY,
+    AckOptions,
     AppendOptions,
+    AttemptOptions,
+    ClaimOptions,
     CreateOptions,
     Entry,
     ForkOptions,
@@ -13,10 +16,13 @@ from broker.core.entry import (
     GenerationOptions,
     Kind,
     LeaseOptions,
+    LinkOptions,
     MessageOptions,
+    Place,
     ProducerForgetOptions,
     SessionOptions,
     StopOptions,
+    SubscriptionOptions,
     body_digest,
     encode_options,
 )
@@ -25,6 +31,7 @@ from consumer.wire import JSON, OCTET_STREAM
 
 PATH = "a/b"
 SESSION = "sessions/s1"
+SUBSCRIPTION = "sub-1"
 
 Triple = tuple[str, int, int]
 """Producer id, epoch, seq."""
@@ -247,3 +254,81 @@ def heartbeat(generation_id: str, *, path: str = SESSION) -> Entry:
 def expire_lease(generation_id: str, fence: int, renewed_index: int, *, path: str = SESSION) -> Entry:
     options = LeaseOptions(generation_id, fence, renewed_index)
     return Entry(Kind.LEASE_EXPIRE, path, options=encode_options(options))
+
+
+def subscribe(
+    *streams: Place,
+    subscription: str = SUBSCRIPTION,
+    wake_stream: str = "",
+    pattern: str = "",
+    lease_ms: int = 30_000,
+    description: str | None = None,
+    nonce: int = 0,
+) -> Entry:
+    """A pull-wake subscription if it has a wake stream, else one by webhook; `streams` are explicit."""
+    options = SubscriptionOptions(
+        "pull-wake" if wake_stream else "webhook",
+        lease_ms,
+        pattern,
+        streams,
+        "" if wake_stream else "https://worker.example/hooks",
+        wake_stream,
+        description,
+        "https://broker.example/v1/stream/",
+    )
+    packed = encode_options(options)
+    return Entry(Kind.SUBSCRIPTION_CREATE, subscription, nonce=nonce, digest=body_digest(packed), options=packed)
+
+
+def link(
+    *streams: Place,
+    subscription: str = SUBSCRIPTION,
+    explicit: bool = False,
+    drop: tuple[str, ...] = (),
+    links_max: int = 1_000,
+    complete: bool = False,
+) -> Entry:
+    """Streams join a subscription, or leave it."""
+    options = LinkOptions(streams, explicit, drop, links_max, complete)
+    return Entry(Kind.SUBSCRIPTION_LINK, subscription, options=encode_options(options))
+
+
+def attempt(
+    generation: int,
+    number: int,
+    *tails: Place,
+    subscription: str = SUBSCRIPTION,
+    delay_ms: int = 1_000,
+    nonce: int = 0,
+    birth: int = ANY,
+) -> Entry:
+    """An attempt to deliver a wake; number 0 makes it."""
+    options = encode_options(AttemptOptions(generation, number, delay_ms, tails))
+    return Entry(Kind.SUBSCRIPTION_ATTEMPT, subscription, incarnation=birth, nonce=nonce, options=options)
+
+
+def claim(worker: str, *tails: Place, subscription: str = SUBSCRIPTION, nonce: int = 0) -> Entry:
+    """A worker wants the lease."""
+    return Entry(
+        Kind.SUBSCRIPTION_CLAIM, subscription, nonce=nonce, options=encode_options(ClaimOptions(worker, tails))
+    )
+
+
+def ack(
+    generation: int,
+    wake_id: str,
+    *acks: Place,
+    subscription: str = SUBSCRIPTION,
+    done: bool = False,
+    snapshot: bool = False,
+    delivered: bool = False,
+    expires: int | None = None,
+    birth: int = ANY,
+) -> Entry:
+    """A cursor moves, a lease is renewed or ends."""
+    options = AckOptions(generation, wake_id, acks, done, snapshot, delivered, expires)
+    return Entry(Kind.SUBSCRIPTION_ACK, subscription, incarnation=birth, options=encode_options(options))
+
+
+def unsubscribe(*, subscription: str = SUBSCRIPTION, birth: int = ANY) -> Entry:
+    return Entry(Kind.SUBSCRIPTION_DELETE, subscription, incarnation=birth)

@@ -1,10 +1,10 @@
-"""The golden journal: `python -m tests.broker.core.golden 1` writes tests/data/golden_journal_v1.bin and .json.
+"""The golden journals: `python -m tests.broker.core.golden 1` writes tests/data/golden_journal_v1.bin and .json.
 
-The .bin is a journal with every kind of entry and most outcomes: a msgpack array of [time in ms, entry bytes], index 1
-first. The .json is what its replay makes: outcomes, rows and the streams' content. Both are committed and replayed for
-ever. A difference means that `apply` does something else with bytes that are in somebody's journal: that is a new
-`APPLY_LEVEL`, the old behaviour stays for the old level, and a new pair of files comes beside this one. So files that
-are there are never written again.
+Together they have every kind of entry and most outcomes. A .bin is a journal: a msgpack array of [time in ms, entry
+bytes], index 1 first. A .json is what its replay makes: outcomes, rows and the streams' content. All are committed and
+replayed for ever. A difference means that `apply` does something else with bytes that are in somebody's journal: that
+is a new `APPLY_LEVEL`, the old behaviour stays for the old level, and a new pair of files comes beside these. So files
+that are there are never written again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,69 @@ Journal = list[tuple[int, bytes]]
 """Time and bytes of each entry, in order."""
 
 
+def subscriptions() -> list[tuple[int, Entry]]:
+    """The story of v2: subscriptions."""
+    e, a, b = entries, ("a/1", 0xA1, 3), ("a/2", 0xA2, 5)
+    first, second, third = f"w_{0x71:016x}", f"w_{0x72:016x}", f"w_{0x73:016x}"
+    webhook = [
+        (0, e.subscribe(("x/1", 0, 0), pattern="a/*", nonce=0x51)),
+        (0, e.subscribe(("x/1", 0, 0), pattern="a/*")),
+        (0, e.subscribe(pattern="b/*")),
+        (1, e.link(("a/1", 0xA1, 1), ("a/2", 0xA2, 5), complete=True)),
+        (0, e.link(("a/1", 0xA1, 3))),
+        (0, e.link(("a/3", 0xA3, 0), links_max=3)),
+        (0, e.link(("a/2", 0xA2, 5), ("x/2", 0, 0), explicit=True)),
+        (0, e.link(explicit=True, drop=("a/2", "x/2", "none"))),
+        (1, e.attempt(1, 0, b, nonce=0x70)),
+        (1, e.attempt(1, 0, a, b, nonce=0x71)),
+        (0, e.attempt(2, 0, a, nonce=0x70)),
+        (999, e.attempt(1, 1)),
+        (1, e.attempt(1, 1, delay_ms=2_000)),
+        (0, e.attempt(1, 2)),
+        (1, e.claim("worker", a, nonce=0x70)),
+        (0, e.ack(2, first)),
+        (0, e.ack(1, second)),
+        (0, e.ack(1, second, delivered=True)),
+        (1, e.ack(1, first, delivered=True)),
+        (0, e.ack(1, first, delivered=True)),
+        (0, e.ack(1, first, ("a/9", 0xA9, 1))),
+        (0, e.ack(1, first, ("a/1", 0xA1, 0))),
+        (1, e.ack(1, first, ("a/1", 0xA1, 2))),
+        (0, e.ack(1, first, expires=19)),
+        (9, e.ack(1, first, done=True, snapshot=True)),
+        (0, e.ack(1, first, done=True)),
+        (0, e.ack(1, first, expires=24)),
+        (1, e.attempt(2, 0, ("a/1", 0xA4, 1), nonce=0x72)),
+        (1, e.ack(2, second)),
+        (30_000, e.ack(2, second, expires=29)),
+        (0, e.link(drop=("a/2", "x/1"))),
+        (0, e.unsubscribe(birth=0x50)),
+        (0, e.unsubscribe(birth=0x51)),
+        (0, e.unsubscribe()),
+        (0, e.attempt(3, 0, a)),
+    ]
+    pull = [
+        (1, e.subscribe(wake_stream="a/wake", pattern="**", lease_ms=1_000, description="d", nonce=0x52)),
+        (0, e.link(("a/wake", 0xA0, 0), ("a/1", 0xA1, 0))),
+        (0, e.claim("worker-1")),
+        (1, e.claim("worker-1", a, nonce=0x71)),
+        (0, e.claim("worker-2", a)),
+        (1, e.ack(1, first, a, done=True)),
+        (0, e.claim("worker-2", a)),
+        (1, e.attempt(2, 0, ("a/1", 0xA1, 4), nonce=0x72)),
+        (1, e.ack(2, second, delivered=True)),
+        (0, e.ack(2, second, expires=44)),
+        (1, e.claim("worker-2")),
+        (0, e.ack(2, second, delivered=True)),
+        (1_000, e.ack(2, second, expires=46)),
+        (0, e.attempt(3, 0, ("a/1", 0xA1, 4), nonce=0x73)),
+        (0, e.ack(3, third)),
+    ]
+    return webhook + pull
+
+
 def story() -> list[tuple[int, Entry]]:
-    """The entries, each with the milliseconds since the one before."""
+    """The story of v1, streams and sessions: the entries, each with the milliseconds since the one before."""
     e = entries
     streams = [
         (0, e.noop()),
@@ -167,10 +228,13 @@ def read(version: str) -> tuple[Journal, Expected]:
     return journal, json.loads((DATA / f"golden_journal_{version}.json").read_text(encoding="utf-8"))
 
 
+stories = {"v1": story, "v2": subscriptions}
+
+
 def write(version: str) -> None:
     """Write the story as a new golden journal. Raises FileExistsError for one that is there."""
     replica = Replica()
-    for after_ms, entry in story():
+    for after_ms, entry in stories[version]():
         replica.do(entry, after_ms=after_ms)
     with (DATA / f"golden_journal_{version}.bin").open("xb") as journal:
         journal.write(msgspec.msgpack.encode(replica.history))

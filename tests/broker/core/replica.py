@@ -17,16 +17,24 @@ from broker.core.state import (
     Row,
     Session,
     Stream,
+    Subscription,
     decode_row,
     encode_row,
     generation_key,
     session_key,
     stream_key,
+    subscription_key,
 )
 
 BEGIN_MS = 1_700_000_000_000
 
-_MAKES_A_LIFE = (Kind.CREATE, Kind.SESSION_CREATE)
+_NEEDS_CHANCE = (
+    Kind.CREATE,
+    Kind.SESSION_CREATE,
+    Kind.SUBSCRIPTION_CREATE,
+    Kind.SUBSCRIPTION_ATTEMPT,
+    Kind.SUBSCRIPTION_CLAIM,
+)
 
 
 class LoadedRows(Mapping[Key, Row | None]):
@@ -62,7 +70,7 @@ class Replica:
         """Apply an entry `after_ms` later; returns what it did."""
         self.now_ms += after_ms
         self.index += 1
-        if entry.kind in _MAKES_A_LIFE and not entry.nonce:
+        if entry.kind in _NEEDS_CHANCE and not entry.nonce:
             entry = replace(entry, nonce=1000 + self.index)
         data = encode(entry)
         assert decode(data) == entry
@@ -94,6 +102,12 @@ class Replica:
                 return generation
         row = self.rows[generation_key(path, generation_id)]
         assert isinstance(row, Generation)
+        return row
+
+    def subscription(self, subscription_id: str) -> Subscription:
+        """The Subscription row."""
+        row = self.rows[subscription_key(subscription_id)]
+        assert isinstance(row, Subscription)
         return row
 
     def records(self, path: str) -> list[bytes]:

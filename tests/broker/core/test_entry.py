@@ -32,6 +32,7 @@ any_value: dict[object, st.SearchStrategy[object]] = {
     bool: st.booleans(),
     str | None: st.none() | short_text,
     int | None: st.none() | uint64,
+    tuple[str, ...]: st.lists(short_text, max_size=3).map(tuple),
     tuple[tuple[str, int, int], ...]: st.lists(st.tuples(short_text, uint64, uint64), max_size=3).map(tuple),
     tuple[str, int | None, int | None]: st.tuples(short_text, st.none() | uint64, st.none() | uint64),
 }
@@ -170,6 +171,22 @@ GOLDEN = {
     "STOP": ("01dc001215ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40e93a26731a26d65a6656e6f756768c400c400"),
     "HEARTBEAT": ("01dc001216ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40693a26731a0a0c400c400"),
     "LEASE_EXPIRE": ("01dc001217ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40693a26731024dc400c400"),
+    "SUBSCRIPTION_CREATE": (
+        "01dc001220a57375622d310100070906a00000c4086758500719c9a60ba0a0a0a0c44298a970756c6c2d77616b65cd7"
+        "530a3612f2a9193a3612f620502a0a177a164d92168747470733a2f2f62726f6b65722e6578616d706c652f76312f73"
+        "747265616d2fc400c400"
+    ),
+    "SUBSCRIPTION_LINK": (
+        "01dc001221a57375622d310100070900a00000c400a0a0a0a0c40f959193a3612f620502c391a16309c3c400c400"
+    ),
+    "SUBSCRIPTION_ATTEMPT": (
+        "01dc001222a57375622d310106070907a00000c400a0a0a0a0c40e940100cd03849193a3612f620503c400c400"
+    ),
+    "SUBSCRIPTION_CLAIM": ("01dc001223a57375622d310100070908a00000c400a0a0a0a0c40c92a26d659193a3612f620503c400c400"),
+    "SUBSCRIPTION_ACK": (
+        "01dc001224a57375622d310106070900a00000c400a0a0a0a0c4129701a3775f379193a3612f620503c3c3c34dc400c400"
+    ),
+    "SUBSCRIPTION_DELETE": ("01dc001225a57375622d310106070900a00000c400a0a0a0a0c400c400c400"),
 }
 
 
@@ -196,6 +213,12 @@ def one_of_each() -> list[Entry]:
         entries.stop("g1", requested_by="me", reason="enough"),
         entries.heartbeat("g1"),
         entries.expire_lease("g1", 2, 77),
+        entries.subscribe(("a/b", 5, 2), wake_stream="w", pattern="a/*", description="d", nonce=6),
+        entries.link(("a/b", 5, 2), explicit=True, drop=("c",), links_max=9, complete=True),
+        entries.attempt(1, 0, ("a/b", 5, 3), delay_ms=900, nonce=7, birth=6),
+        entries.claim("me", ("a/b", 5, 3), nonce=8),
+        entries.ack(1, "w_7", ("a/b", 5, 3), done=True, snapshot=True, delivered=True, expires=77, birth=6),
+        entries.unsubscribe(birth=6),
     ]
     return [msgspec.structs.replace(entry, **stamped) for entry in made]
 
@@ -231,6 +254,12 @@ def test_every_kind_has_golden_bytes_and_a_number_of_its_own() -> None:
         "STOP": 21,
         "HEARTBEAT": 22,
         "LEASE_EXPIRE": 23,
+        "SUBSCRIPTION_CREATE": 32,
+        "SUBSCRIPTION_LINK": 33,
+        "SUBSCRIPTION_ATTEMPT": 34,
+        "SUBSCRIPTION_CLAIM": 35,
+        "SUBSCRIPTION_ACK": 36,
+        "SUBSCRIPTION_DELETE": 37,
         "IMPORT": 112,
         "MOVING": 113,
         "MOVED": 114,

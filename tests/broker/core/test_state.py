@@ -10,12 +10,15 @@ from broker.core.state import (
     Child,
     Generation,
     Lane,
+    Link,
     Message,
     Producer,
     Row,
     Segment,
     Session,
     Stream,
+    Subscription,
+    Wake,
     decode_row,
     encode_row,
     generation_key,
@@ -26,6 +29,7 @@ from broker.core.state import (
     producer_key,
     session_key,
     stream_key,
+    subscription_key,
 )
 
 uint64 = st.integers(0, 2**63 - 1)
@@ -77,6 +81,24 @@ rows: st.SearchStrategy[Row] = st.one_of(
     ),
     st.builds(Message, uint64, uint64, uint64, digest=st.binary(max_size=8), generation_id=short_text),
     generations,
+    st.builds(
+        Subscription,
+        *[uint64, short_text, st.binary(max_size=8), uint64, short_text, uint64],
+        description=st.none() | short_text,
+        linked=st.booleans(),
+        generation=uint64,
+        wake=st.none()
+        | st.builds(
+            Wake,
+            *[short_text, short_text, uint64, uint64],
+            attempt=uint64,
+            next_attempt_ms=st.none() | uint64,
+            holder=short_text,
+        ),
+        links=st.lists(
+            st.builds(Link, short_text, uint64, uint64, explicit=st.booleans(), wake_tail=uint64), max_size=3
+        ).map(tuple),
+    ),
 )
 
 
@@ -103,11 +125,21 @@ GOLDEN_ROWS: list[tuple[Row, str]] = [
         Generation(1, 2, "g", "m", "l", 3, "f", "r", "a", 4, 5, 6),
         "dc0015050102a167a16da16c03a166a172a161040506a973747265616d696e6792ff900000a0c400c400c400",
     ),
+    (
+        Subscription(
+            *(1, "i", b"d", 2, "t", 3, "p", "u", "w", "d", "b"),
+            linked=True,
+            generation=4,
+            wake=Wake("w", "p", 5, 6, 7, 8, "h"),
+            links=(Link("l", 9, 10, explicit=True, wake_tail=11),),
+        ),
+        "dc00100601a169c4016402a17403a170a175a177a164a162c30497a177a17005060708a1689195a16c090ac30b",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("row", "data"), GOLDEN_ROWS, ids=["stream", "fork", "producer", "session", "message", "generation"]
+    ("row", "data"), GOLDEN_ROWS, ids=["stream", "fork", "producer", "session", "message", "generation", "subscription"]
 )
 def test_stored_form_of_each_row_is_fixed_for_ever(row: Row, data: str) -> None:
     """A store on somebody's disk has these. A new field comes last, with a default."""
@@ -127,7 +159,7 @@ def test_bytes_that_are_no_row_are_an_error(data: bytes) -> None:
 
 def test_rows_belong_to_a_life_of_the_stream_or_of_the_session() -> None:
     """What outlives a reset belongs to the session's birth (CORE 7)."""
-    assert [owner(row) for row, _ in GOLDEN_ROWS] == [1, 1, 1, 1, 1, 1]
+    assert [owner(row) for row, _ in GOLDEN_ROWS] == [1, 1, 1, 1, 1, 1, 1]
     assert owner(Message(7, 8, 0)) == 7
     assert owner(Producer(8, 0, Sequence(), 0)) == 8
 
@@ -145,13 +177,14 @@ def test_keys_are_equal_only_for_the_same_thing(path: str, name: str, other_path
             producer_key(path, name),
             generation_key(path, name),
             message_key(path, name),
+            subscription_key(path),
         ]
 
     one, other = every_key(path, name), every_key(other_path, other_name)
-    assert len(set(one)) == 5
+    assert len(set(one)) == 6
     for position, key in enumerate(one):
         same_path = path == other_path
-        assert (key in other) == (same_path and (position < 2 or name == other_name))
+        assert (key in other) == (same_path and (position in (0, 1, 5) or name == other_name))
 
 
 @given(paths, ids, paths)
