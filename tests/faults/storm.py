@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 
 import anyio
@@ -48,8 +48,21 @@ class Storm:
         return False
 
 
+async def weather(storm: Storm, broker: Broker, kills: int, writing: Iterable[Coroutine[None, None, None]]) -> None:
+    """Kill while all these write, and wait for them; a complaint about those who still have no answer long after."""
+    try:
+        async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as group:
+            for one in writing:
+                group.create_task(one)
+            await kill_again_and_again(storm, broker, kills)
+            storm.over.set()
+            patience.reschedule(asyncio.get_running_loop().time() + SETTLE_S_MAX)
+    except TimeoutError:
+        storm.history.complain(f"there are writers without an answer {SETTLE_S_MAX} s after the last kill")
+
+
 async def kill_again_and_again(storm: Storm, broker: Broker, kills: int) -> None:
-    """Kill the broker `kills` times: under traffic, and while it starts; leave it running, and end the storm."""
+    """Kill the broker `kills` times: under traffic, and while it starts; leave it running."""
     chance = storm.chance("killer")
     killed = 0
     storm.client.up.set()
@@ -65,7 +78,6 @@ async def kill_again_and_again(storm: Storm, broker: Broker, kills: int) -> None
         if not broker.is_running:
             await broker.start()
         storm.client.up.set()
-    storm.over.set()
 
 
 async def killed_while_it_starts(broker: Broker, after_s: float) -> int:

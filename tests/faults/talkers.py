@@ -16,7 +16,6 @@ BATCHES_MAX = 10
 CHUNKS_MAX = 5
 LEASE_MS_OF_THE_LEFT = 1000
 LEASE_MS = 60_000
-STUCK_S_MAX = 120.0
 JSON = {"content-type": "application/json"}
 
 
@@ -302,14 +301,13 @@ class GenerationWriter:
     async def _ask(self, what: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         params = self.params if what == "finish" else None
         headers = {**JSON, **headers}
-        async with asyncio.timeout(STUCK_S_MAX):
-            while True:
-                answer = await self.storm.client.ask(
-                    "POST", f"{self.target}/{what}", headers=headers, params=params, content=body
-                )
-                if answer is not None:
-                    return answer
-                await self.storm.pause(self.chance)
+        while True:
+            answer = await self.storm.client.ask(
+                "POST", f"{self.target}/{what}", headers=headers, params=params, content=body
+            )
+            if answer is not None:
+                return answer
+            await self.storm.pause(self.chance)
 
     def _batch(self, seq: int) -> Write:
         name = f"{self.generation.generation_id}/{seq}"
@@ -331,14 +329,13 @@ class GenerationWriter:
     async def _settle(self, write: Write) -> None:
         body = write.texts[0] if len(write.texts) == 1 else f"[{','.join(write.texts)}]"
         headers = {"producer-seq": str(write.seq)}
-        async with asyncio.timeout(STUCK_S_MAX):
-            while not write.is_settled and not self.lost:
-                answer = await self.talker.attempt(
-                    write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params
-                )
-                self._look_at(write, answer)
-                if not write.is_settled:
-                    await self.storm.pause(self.chance)
+        while not write.is_settled and not self.lost:
+            answer = await self.talker.attempt(
+                write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params
+            )
+            self._look_at(write, answer)
+            if not write.is_settled:
+                await self.storm.pause(self.chance)
         if write.is_acked and self.chance.random() < 0.1:
             await self.talker.attempt(write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params)
 

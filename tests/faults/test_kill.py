@@ -3,7 +3,6 @@
 A seed replays every decision of a run, though not the machine's timing: STREAMFOLD_FAULTS_SEED=… make crash
 """
 
-import asyncio
 import os
 import random
 import time
@@ -16,7 +15,7 @@ from tests.faults.checker import shown, violations
 from tests.faults.client import Client
 from tests.faults.history import History
 from tests.faults.scene import Scene
-from tests.faults.storm import Storm, kill_again_and_again
+from tests.faults.storm import Storm, weather
 from tests.live import Broker, is_healthy
 
 SHORT_LIVES = {"STREAMFOLD_LONG_POLL_S": "1", "STREAMFOLD_SSE_LIFE_S": "1"}
@@ -53,10 +52,7 @@ async def weather_a_storm(data_dir: Path, env: Mapping[str, str], kills: int, se
             storm = Storm(client, history, seed)
             scene = Scene(storm)
             async with scene.reading():
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(kill_again_and_again(storm, broker, kills))
-                    for writing in scene.writing():
-                        group.create_task(writing)
+                await weather(storm, broker, kills, scene.writing())
                 weathered_s = time.monotonic() - began_at
                 await scene.settle()
                 await scene.look_at_everything()

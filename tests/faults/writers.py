@@ -14,7 +14,6 @@ WINDOW_MAX = 5
 EPOCH_BATCHES_MAX = 40
 BATCH_TEXTS_MAX = 4
 PAD_CHARS_MAX = 300
-STUCK_S_MAX = 60.0
 
 
 @dataclass(eq=False)
@@ -157,17 +156,16 @@ class Producer:
 
     async def settle(self, write: Write) -> None:
         """Attempt it until there is a definite answer."""
-        async with asyncio.timeout(STUCK_S_MAX * 4):
-            while not write.is_settled and not self.closed:
-                answer = await attempt(self.storm, write, self.stream, self.headers(write))
-                if answer is None or write.told[-1] is Told.NOT_YET:
-                    self._look_at_gap(answer)
-                    await self.storm.pause(self.chance)
-                elif write.told[-1] is Told.ACKED:
-                    self.acked.append(write)
-                    await self._sometimes_look_again(write)
-                else:
-                    self._refused(write, answer)
+        while not write.is_settled and not self.closed:
+            answer = await attempt(self.storm, write, self.stream, self.headers(write))
+            if answer is None or write.told[-1] is Told.NOT_YET:
+                self._look_at_gap(answer)
+                await self.storm.pause(self.chance)
+            elif write.told[-1] is Told.ACKED:
+                self.acked.append(write)
+                await self._sometimes_look_again(write)
+            else:
+                self._refused(write, answer)
 
     def _look_at_gap(self, answer: Answer | None) -> None:
         """A broker that waits for what it has acknowledged would be waited for in vain: give up."""
