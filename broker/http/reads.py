@@ -170,10 +170,7 @@ class Reads:
             return _page_response(Look(stream, start, None), [caching.NO_STORE])
         look = await self._look(request.path, stream.incarnation, start)
         tag = caching.etag(look.stream, start, look.end, closed=look.at_eof)
-        if look.page is None:
-            kept = caching.NO_STORE  # what an empty page says is out of date with the next append
-        else:
-            kept = caching.cache_control(request.path, look.stream, self._partition.now_ms())
+        kept = self._kept(request, look)
         if caching.matches(request.headers.get(b"if-none-match"), tag):
             return Response(304, [(b"etag", tag), kept, *_place(look)])
         return _page_response(look, [(b"etag", tag), kept])
@@ -191,12 +188,22 @@ class Reads:
 
     def _polled(self, request: Request, look: Look, cursor: int) -> Response:
         told = (b"stream-cursor", b"%d" % cursor)
+        kept = self._kept(request, look)
         if look.page is None:
-            headers = [caching.NO_STORE, *_place(look)]
+            headers = [kept, *_place(look)]
             return Response(204, headers if look.stream.closed else [*headers, told])
         tag = caching.etag(look.stream, look.start, look.end, closed=look.at_eof)
-        kept = caching.cache_control(request.path, look.stream, self._partition.now_ms())
         return _page_response(look, [(b"etag", tag), kept, told])
+
+    def _kept(self, request: Request, look: Look) -> Header:
+        """For how long what a look saw may be kept; not if the same request may see something else already.
+
+        The end is kept like a page: all readers ask for it at once, and what a cache must not keep it cannot share out.
+        """
+        nothing_yet = look.page is None and not look.at_eof
+        if nothing_yet or parameters_of(request.query).get("offset") == OFFSET_NOW:
+            return caching.NO_STORE
+        return caching.cache_control(request.path, look.stream, self._partition.now_ms())
 
     async def _wait_for_more(self, path: str, look: Look) -> Look:
         """The first look that sees a record or the end; the last one when the time is up."""
