@@ -3,6 +3,7 @@
     lock             held by an exclusive lock of the operating system for as long as a process has the folder
     store.sqlite     what has been applied (`broker.store.sqlite`); makes the uuid
     journal.sqlite   what is durable beyond it (`broker.journal.sqlite`); carries the same uuid
+    signing-key.pem  what webhooks are signed with (`broker.signing`); only its owner may read it
 
 The store opens first and takes the lock; the journal opens behind it and closes before it. A folder with a store and no
 journal is a restored backup: the journal begins empty, with the store's uuid. The other way round is damage.
@@ -38,6 +39,10 @@ class DataDir:
     @property
     def journal_path(self) -> Path:
         return self.path / "journal.sqlite"
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.path / "signing-key.pem"
 
     @property
     def uuid(self) -> bytes:

@@ -70,6 +70,8 @@ BACK_PRESSURE_WAIT_S: Final = 5.0
 """How long an append waits for room before it gets 503."""
 WATCHED_PAGE: Final = 256
 """Rows to look after, read from the store at once."""
+STREAMS_PAGE: Final = 1_000
+"""Keys of streams, read from the store at once."""
 ROWS_MAX: Final = 100_000
 """Clean rows kept in memory, as a cache."""
 PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
@@ -89,8 +91,38 @@ LANES_MAX: Final = 256
 LEASE_MS_MIN: Final = 1_000
 LEASE_MS_MAX: Final = 600_000
 LEASE_MS: Final = 30_000
+SUBSCRIPTIONS_MAX: Final = 1_000
+"""Every append to a new path is held against all their patterns."""
+LINKS_MAX: Final = 1_000
+"""Streams of one subscription: they share its row, and one webhook names them all."""
+PATTERN_CHARS_MAX: Final = 1_024
+"""As long as a path: see PATH_BYTES_MAX."""
+URL_CHARS_MAX: Final = 2_048
+DESCRIPTION_CHARS_MAX: Final = 1_024
+SUBSCRIPTION_LEASE_MS_MIN: Final = 1_000
+SUBSCRIPTION_LEASE_MS_MAX: Final = 600_000
+SUBSCRIPTION_LEASE_MS: Final = 30_000
+"""These three are the protocol's (section 6.2)."""
+TOKEN_MS: Final = 24 * 3600 * 1000
+"""Life of a callback or claim token. It is the generation that fences; this only keeps old logs from being keys."""
 LIVE_SESSIONS_MAX: Final = 2_000
 """Sessions whose folded messages stay in memory; any other is folded from its snapshot when somebody asks."""
+
+# -- webhooks ----------------------------------------------------------------------------------------------------
+WEBHOOKS_MAX: Final = 64
+"""Deliveries under way. A receiver that hangs has one of them for WEBHOOK_S."""
+WEBHOOK_S: Final = 10.0
+"""From the look-up of the receiver's name to the end of its answer."""
+WEBHOOK_ANSWER_BYTES_MAX: Final = 64 * KIB
+"""What is read of an answer: one small object is all that means anything."""
+RESOLVE_S: Final = 2.0
+"""How long a new subscription waits to learn where its webhook's name points to."""
+RETRY_MS_MIN: Final = 1_000
+RETRY_MS_MAX: Final = 60_000
+RETRY_JITTER: Final = 0.2
+"""These three are the protocol's (section 7.1)."""
+WAKES_MAX: Final = 64
+"""Subscriptions attended to at once: as many entries share a commit."""
 
 # -- pages -------------------------------------------------------------------------------------------------------
 PAGE_BYTES: Final = 256 * KIB

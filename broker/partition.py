@@ -15,6 +15,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
+from typing import Protocol
 
 import msgspec
 
@@ -30,6 +31,7 @@ from broker.core.state import (
     Row,
     Session,
     Stream,
+    Subscription,
     generation_key,
     session_key,
     stream_key,
@@ -45,8 +47,12 @@ log = logging.getLogger("streamfold.partition")
 ENTRY_BYTES = 512
 """What an applied entry costs in memory besides its data: rows and receipts, roughly."""
 
-_MAKES_A_LIFE = frozenset({Kind.CREATE, Kind.SESSION_CREATE, Kind.FORK_REF})
-_KEEPS_ALIVE = frozenset({Kind.HEARTBEAT, Kind.STOP, Kind.FINISH, Kind.LEASE_EXPIRE, Kind.NOOP, Kind.EXPIRE})
+_MAKES_A_LIFE = frozenset({Kind.CREATE, Kind.SESSION_CREATE, Kind.FORK_REF, Kind.SUBSCRIPTION_CREATE})
+_MAKES_A_WAKE = frozenset({Kind.SUBSCRIPTION_ATTEMPT, Kind.SUBSCRIPTION_CLAIM})
+_NEEDS_CHANCE = _MAKES_A_LIFE | _MAKES_A_WAKE
+_KEEPS_ALIVE = frozenset(
+    {Kind.HEARTBEAT, Kind.STOP, Kind.FINISH, Kind.LEASE_EXPIRE, Kind.NOOP, Kind.EXPIRE, Kind.SUBSCRIPTION_ACK}
+)
 _force = msgspec.structs.force_setattr
 
 
@@ -84,6 +90,16 @@ class _Watch:
         self.waiting = 0
 
 
+class Subscribers(Protocol):
+    """Who follows the subscriptions and their streams. Told in the midst of applying entries: must be quick."""
+
+    def changed(self, subscription_id: str) -> None:
+        """A subscription was created, or changed, or is no more."""
+
+    def moved(self, path: str, incarnation: int, start: int) -> None:
+        """A stream got records, from position `start` on. Only told while there are subscriptions."""
+
+
 class Partition:
     """See the module. All methods belong to one event loop; `open` first, `aclose` last."""
 
@@ -104,6 +120,9 @@ class Partition:
         """Sessions with open generations, by path: those whose leases somebody must watch."""
         self.orphans: list[tuple[str, int, str, int]] = []
         """Forks that went, and whose sources have not been told: (source path, incarnation, path, incarnation)."""
+        self.subscriptions: dict[str, Subscription] = {}
+        """All subscriptions, by id."""
+        self.subscribers: Subscribers | None = None
         self.snapshots: Callable[[], list[Snapshot]] = list
         """Where the materializer puts what is to ride in the next checkpoint."""
         self.observe: Callable[[str], None] | None = None
@@ -163,6 +182,8 @@ class Partition:
         await self._journal.open(head.applied_index, head.time_ms)
         async for key in self._watched(b"S"):
             self._note_session(key[1:].decode(), await self._load_row(key))
+        async for key in self._watched(b"w"):
+            self._note_subscription(key[1:].decode(), await self._load_row(key))
         async for commit in self._journal.replay():
             await self._load(self._missing(commit))
             self._apply_commit(commit)
@@ -264,7 +285,7 @@ class Partition:
         self._proposal += 1
         _force(entry, "boot", self._boot)
         _force(entry, "proposal", self._proposal)
-        if entry.kind in _MAKES_A_LIFE and not entry.nonce:
+        if entry.kind in _NEEDS_CHANCE and not entry.nonce:
             _force(entry, "nonce", int.from_bytes(os.urandom(8), "big") >> 1 or 1)
 
     def _answer_early(self, entry: Entry, entry_keys: list[Key]) -> Outcome | None:
@@ -416,6 +437,8 @@ class Partition:
         for key, row in puts.items():
             if key[:1] == b"S":
                 self._note_session(key[1:].decode(), row)
+            elif key[:1] == b"w":
+                self._note_subscription(key[1:].decode(), row)
         if self._watches:
             for key in puts:
                 watch = self._watches.get(key)
@@ -433,6 +456,8 @@ class Partition:
         self.counts.appended_bytes += len(page.data)
         if self.observe is not None:
             self.observe(path)
+        if self.subscriptions and self.subscribers is not None:
+            self.subscribers.moved(path, incarnation, page.start)
 
     def _end(self, path: str, life: int) -> None:
         self._ended.append((path, life))
@@ -454,6 +479,14 @@ class Partition:
             self.open_sessions[path] = row
         else:
             self.open_sessions.pop(path, None)
+
+    def _note_subscription(self, subscription_id: str, row: Row | None) -> None:
+        if isinstance(row, Subscription):
+            self.subscriptions[subscription_id] = row
+        else:
+            self.subscriptions.pop(subscription_id, None)
+        if self.subscribers is not None:
+            self.subscribers.changed(subscription_id)
 
     def _stopped(self, error: Exception) -> None:
         """The engine is done: nothing that waits can be told what became of it."""
@@ -670,6 +703,22 @@ class Partition:
         for key, row in [*self._frozen.items(), *self._dirty.items()]:
             if isinstance(row, Stream) and row.children:
                 yield key[1:].decode()
+
+    async def stream_paths(self, prefix: str) -> AsyncIterator[str]:
+        """Paths of streams that begin with `prefix`; some twice. In bounded steps, however many there are.
+
+        A path that comes or goes meanwhile may be in it or not.
+        """
+        wanted = stream_key(prefix)
+        # What is only in memory comes first: a checkpoint may move it behind the place that the store was read to.
+        for key, row in [*self._frozen.items(), *self._dirty.items()]:
+            if row is not None and key.startswith(wanted):
+                yield key[1:].decode()
+        after = b""
+        while found := await self._store.keys(wanted, after, limits.STREAMS_PAGE):
+            for key in found:
+                yield key[1:].decode()
+            after = found[-1]
 
     async def _watched(self, letter: bytes) -> AsyncIterator[Key]:
         """Keys of the stored rows of a kind that somebody must look after."""

@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
-from broker.core.entry import Entry, Kind, LeaseOptions, encode_options
+from broker.core.entry import AckOptions, Entry, Kind, LeaseOptions, encode_options
 from broker.core.fork import unref_entry
-from broker.core.state import Generation
+from broker.core.state import Generation, Subscription, Wake
+from broker.core.subscription import is_leased
 from broker.errors import BrokerError
 from broker.partition import Partition
 
@@ -30,7 +33,7 @@ EXPIRE_STREAMS_MAX = 256
 
 
 class _Lease:
-    """What this process has seen of one open generation."""
+    """What this process has seen of one lease."""
 
     __slots__ = ("proved_at", "renewed_index", "seen_at")
 
@@ -40,6 +43,15 @@ class _Lease:
         self.proved_at: float | None = None  # when a NOOP proposed after two thirds had been applied
 
 
+class _Held(NamedTuple):
+    """A lease that runs, as the rows have it."""
+
+    key: tuple[str, str, int]
+    renewed_index: int
+    lease_ms: int
+    end: Callable[[], Entry]  # what to propose when it has run out
+
+
 class Sweeper:
     """Runs beside a partition; `run` until cancelled."""
 
@@ -47,7 +59,7 @@ class Sweeper:
         self._partition = partition
         self._monotonic = monotonic
         self._sources_looked_at = -SOURCES_S
-        self._leases: dict[tuple[str, str, int], _Lease] = {}  # by (path, generation id, fence)
+        self._leases: dict[tuple[str, str, int], _Lease] = {}  # by `_Held.key`
 
     async def run(self) -> None:
         """Tick until cancelled. A partition that refuses or stops is no reason to end: it is tried again."""
@@ -100,26 +112,52 @@ class Sweeper:
             proved_at = self._monotonic()
             for lease in silent:
                 lease.proved_at = proved_at
-        for path, generation in dead:
-            options = LeaseOptions(generation.generation_id, generation.fence, generation.renewed_index)
-            await self._partition.propose(Entry(Kind.LEASE_EXPIRE, path, options=encode_options(options)))
+        for held in dead:
+            await self._partition.propose(held.end())
 
-    def _look(self) -> tuple[list[_Lease], list[tuple[str, Generation]]]:
-        """The leases that have been silent for two thirds, and the generations that are dead."""
+    def _look(self) -> tuple[list[_Lease], list[_Held]]:
+        """The leases that have been silent for two thirds, and those that are dead."""
         now = self._monotonic()
         known, self._leases = self._leases, {}
         silent: list[_Lease] = []
-        dead: list[tuple[str, Generation]] = []
+        dead: list[_Held] = []
+        for held in self._held():
+            lease = known.get(held.key)
+            if lease is None or lease.renewed_index != held.renewed_index:
+                lease = _Lease(held.renewed_index, now)
+            self._leases[held.key] = lease
+            third_s = held.lease_ms / 3000
+            if lease.proved_at is not None and now >= lease.proved_at + third_s:
+                dead.append(held)
+            elif lease.proved_at is None and now >= lease.seen_at + 2 * third_s:
+                silent.append(lease)
+        return silent, dead
+
+    def _held(self) -> Iterator[_Held]:
+        """Every lease that runs: those of open generations, and of subscriptions that somebody works for."""
         for path, session in self._partition.open_sessions.items():
             for generation in session.open:
                 key = (path, generation.generation_id, generation.fence)
-                lease = known.get(key)
-                if lease is None or lease.renewed_index != generation.renewed_index:
-                    lease = _Lease(generation.renewed_index, now)
-                self._leases[key] = lease
-                third_s = generation.lease_ms / 3000
-                if lease.proved_at is not None and now >= lease.proved_at + third_s:
-                    dead.append((path, generation))
-                elif lease.proved_at is None and now >= lease.seen_at + 2 * third_s:
-                    silent.append(lease)
-        return silent, dead
+                end = partial(_end_of_generation, path, generation)
+                yield _Held(key, generation.renewed_index, generation.lease_ms, end)
+        for subscription in self._partition.subscriptions.values():
+            wake = subscription.wake
+            if wake is not None and is_leased(subscription):
+                key = ("", wake.wake_id, subscription.generation)
+                end = partial(_end_of_wake, subscription, wake)
+                yield _Held(key, wake.renewed_index, subscription.lease_ms, end)
+
+
+def _end_of_generation(path: str, generation: Generation) -> Entry:
+    options = LeaseOptions(generation.generation_id, generation.fence, generation.renewed_index)
+    return Entry(Kind.LEASE_EXPIRE, path, options=encode_options(options))
+
+
+def _end_of_wake(subscription: Subscription, wake: Wake) -> Entry:
+    options = AckOptions(subscription.generation, wake.wake_id, expires=wake.renewed_index)
+    return Entry(
+        Kind.SUBSCRIPTION_ACK,
+        subscription.subscription_id,
+        incarnation=subscription.birth,
+        options=encode_options(options),
+    )

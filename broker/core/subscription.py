@@ -14,7 +14,7 @@ it saw. Tails only grow, so what was pending still is. An entry that comes too l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -29,8 +29,9 @@ from broker.core.entry import (
     SubscriptionOptions,
 )
 from broker.core.glob import glob
+from broker.core.offset import START_TOKEN
 from broker.core.outcome import Outcome, Result
-from broker.core.state import Changes, Link, Subscription, Wake, subscription_key
+from broker.core.state import Changes, Link, Stream, Subscription, Wake, subscription_key
 from consumer.wire import Code
 
 WEBHOOK = "webhook"
@@ -72,6 +73,47 @@ def is_leased(subscription: Subscription) -> bool:
     if wake is None:
         return False
     return wake.next_attempt_ms is None if subscription.delivery == WEBHOOK else wake.holder != ""
+
+
+def pending_tails(subscription: Subscription, streams: Mapping[str, Stream]) -> tuple[Place, ...]:
+    """The tails of those of its streams that have something for it. `streams` are those that there are."""
+    return tuple(
+        (known.path, stream.incarnation, stream.tail)
+        for known in subscription.links
+        if (stream := streams.get(known.path)) is not None and is_pending(known, stream.incarnation, stream.tail)
+    )
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream of a subscription as clients are told of it (PROTOCOL.md 7.1, 7.2)."""
+
+    path: str
+    link_type: str
+    acked_offset: str
+    tail_offset: str
+    has_pending: bool
+
+
+def stream_infos(
+    subscription: Subscription, streams: Mapping[str, Stream], *, at_wake: bool = False
+) -> list[StreamInfo]:
+    """All of its streams; of those that match only, the ones that there are. `at_wake`: with the tails of its wake."""
+    return [
+        _info(known, streams.get(known.path), at_wake=at_wake)
+        for known in subscription.links
+        if known.explicit or known.path in streams
+    ]
+
+
+def _info(known: Link, stream: Stream | None, *, at_wake: bool) -> StreamInfo:
+    link_type = "explicit" if known.explicit else "glob"
+    if stream is None:
+        return StreamInfo(known.path, link_type, START_TOKEN, START_TOKEN, has_pending=False)
+    acked = acked_in(known, stream.incarnation)
+    tail = stream.tail
+    if at_wake:
+        tail = known.wake_tail if known.incarnation == stream.incarnation else acked
+    return StreamInfo(known.path, link_type, stream.offset(acked), stream.offset(tail), has_pending=tail > acked)
 
 
 # -- the entries -----------------------------------------------------------------------------------------------------

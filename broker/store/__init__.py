@@ -86,6 +86,10 @@ class Store(Protocol):
         """
         ...
 
+    async def keys(self, prefix: Key, after: Key, limit: int) -> list[Key]:
+        """Keys of stored rows that begin with `prefix`, in order after `after`, which is b"" to begin with."""
+        ...
+
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """The whole snapshot of a session's messages, by rising ordinal; None when there is none for this life."""
         ...

@@ -93,6 +93,10 @@ class SqliteStore:
         """As in `Store`."""
         return await self._in(self._readers, self._watched, letter, after, limit)
 
+    async def keys(self, prefix: Key, after: Key, limit: int) -> list[Key]:
+        """As in `Store`."""
+        return await self._in(self._readers, self._keys, prefix, after, limit)
+
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """As in `Store`."""
         return await self._in(self._readers, self._snapshot, path, incarnation)
@@ -242,6 +246,17 @@ class SqliteStore:
                 for (key,) in view.execute(
                     "SELECT key FROM row WHERE is_watched AND key > ? AND key < ? ORDER BY key LIMIT ?",
                     (max(letter, after), letter + b"\xff", limit),
+                )
+            ]
+
+    def _keys(self, prefix: Key, after: Key, limit: int) -> list[Key]:
+        begin = max(prefix, after + b"\0")  # the first key after `after`
+        with self._view() as view:
+            return [
+                key
+                for (key,) in view.execute(
+                    "SELECT key FROM row WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
+                    (begin, prefix + b"\xff", limit),
                 )
             ]
 
