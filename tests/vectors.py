@@ -132,6 +132,54 @@ def _folded_unseen(vector: Vector) -> JSON:
     return folding.message
 
 
+_EXTRAS: Final = frozenset({"parsed", "parsed_arguments", "parsed_output", "output_parsed"})
+"""What the packages of OpenAI and Anthropic add for callers that asked for structured output. No fold does."""
+_RANDOM_CALL_ID: Final = "<generated-call-id>"
+
+
+def check_completion(vector: Vector) -> Difference | None:
+    """Every snapshot, the error and the final result of a stream whose message grows as a whole."""
+    return _first(_completion_differences(vector))
+
+
+def _completion_differences(vector: Vector) -> Iterator[Difference | None]:
+    folding = Fold.start(vector["format"])
+    failed_at = vector["error"] and vector["error"]["index"]
+    last: object = None
+    for index, (chunk, snapshot) in enumerate(zip(vector["chunks"], vector["snapshots"], strict=True)):
+        if is_unread(chunk):
+            yield first_difference([None], [snapshot], f"chunk {index} is no chunk, snapshots $")
+            break
+        emitted = folding.add(chunk)
+        if index != failed_at:  # there a snapshot may have gone out before the failure
+            yield first_difference(snapshot is not None, emitted, f"after chunk {index}, emitted")
+        last = last if snapshot is None else _without_extras(snapshot)
+        yield first_difference(last, _view(folding.emitted), f"after chunk {index} $")
+        if vector["error"] is None or failed_at == "end" or index < failed_at:
+            yield first_difference([], [error.index for error in folding.errors if error.fatal], "fatal errors $")
+    if isinstance(failed_at, int) and not is_unread(vector["chunks"][failed_at]):
+        yield first_difference([failed_at], [error.index for error in folding.errors if error.fatal], "fatal errors $")
+    else:
+        yield first_difference(_without_extras(vector["final"]), _view(folding.final()), "final $")
+
+
+def is_unread(chunk: JSON) -> bool:
+    """Whether this stands for text on the wire that the reference does not get as a chunk: its end, or no JSON."""
+    return isinstance(chunk, dict) and "__raw" in chunk
+
+
+def _without_extras(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_extras(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _without_extras(child)
+            for key, child in value.items()
+            if key not in _EXTRAS and child != _RANDOM_CALL_ID
+        }
+    return value
+
+
 _SSE_ERRORS: Final = {"AI_JSONParseError": "not-json", "AI_TypeValidationError": "not-a-chunk"}
 
 
@@ -189,6 +237,7 @@ def _with_numbers(value: Any) -> Any:
 CHECKS: Final[dict[str, Check]] = {
     "ai-sdk-ui-message-stream": check_ai_sdk,
     "ai-sdk-sse": check_ai_sdk_sse,
+    "openai-chat": check_completion,
     "partial-json": check_partial_json,
 }
 """What is built, by the `format` of a vector."""

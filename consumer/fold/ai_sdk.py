@@ -14,9 +14,17 @@ import msgspec
 from consumer.fold.ai_sdk_metadata import merged
 from consumer.fold.ai_sdk_parts import Parts
 from consumer.fold.ai_sdk_tools import CallState, ToolParts
-from consumer.fold.draft import ChunkFault, FatalChunk, empty_message, parts_of, start_message, string
+from consumer.fold.draft import (
+    ChunkFault,
+    FatalChunk,
+    check_depth,
+    empty_message,
+    parts_of,
+    start_message,
+    string,
+)
 from consumer.fold.growing import Growing
-from consumer.plain import DEPTH_MAX, JSON, JSONObject, nests_within
+from consumer.plain import JSON, JSONObject
 
 _DATA_PREFIX: Final = "data-"
 
@@ -111,6 +119,9 @@ class AISDKDraft:
             return None
         return {**self.message(), "parts": self._parts.copy()[: self._emitted_part_count]}
 
+    def final(self) -> JSONObject:
+        return self.message()
+
     def _settle(self, text: Growing) -> None:
         if text.behind:
             self._parts[text.index] = {**self._parts[text.index], "text": text.text()}
@@ -134,7 +145,7 @@ class AISDKDraft:
 
     def _apply_rare(self, chunk: JSONObject) -> bool:
         kind = string(chunk, "type")
-        _check_depth(chunk)
+        check_depth(chunk)
         if kind in self._rules:
             return self._rules[kind](self, chunk)
         if kind in ToolParts.rules:
@@ -153,7 +164,7 @@ class AISDKDraft:
         if text is None:
             raise FatalChunk("no-such-part", f"{chunk['type']} for part {text_id!r}, which has not started")
         if chunk.get("providerMetadata") is not None:
-            _check_depth(chunk)
+            check_depth(chunk)
             self._parts[text.index] = {**self._parts[text.index], "providerMetadata": chunk["providerMetadata"]}
         text.pieces.append(delta)
         return True
@@ -291,11 +302,6 @@ class AISDKDraft:
         "error": _error,
     }
     """`finish-step`, `abort` and types that nobody knows are not here: they have no effect on the message."""
-
-
-def _check_depth(chunk: JSONObject) -> None:
-    if not nests_within(chunk, DEPTH_MAX):
-        raise ChunkFault("malformed", f"a chunk nests at most {DEPTH_MAX} deep")
 
 
 def _given(chunk: JSONObject, *fields: str) -> JSONObject:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Final, Literal, Protocol, Self, TypeAlias
 
-from consumer.plain import JSON, JSONObject
+from consumer.plain import DEPTH_MAX, JSON, JSONObject, nests_within
 
-FaultCode: TypeAlias = Literal["malformed", "reported", "no-such-part", "bad-metadata"]
+FaultCode: TypeAlias = Literal["malformed", "reported", "no-such-part", "bad-metadata", "out-of-place"]
 
 MESSAGE_CHARS_MAX: Final = 1_000
 """Of an error's text, which a chunk may bring along, this much is kept: enough to tell it apart, and no megabytes."""
@@ -61,11 +61,27 @@ class Draft(Protocol):
     def emitted(self) -> JSONObject | None:
         """The message as readers were last given it; None while they were given nothing."""
 
+    def final(self) -> JSONObject | None:
+        """What the reference makes of it when the chunks end here; None if it fails instead."""
+
     @property
     def finish_reason(self) -> str | None: ...
 
     def state(self) -> JSONObject:
         """All that `restore` needs, as plain data."""
+
+
+def chunk_object(chunk: JSON) -> JSONObject:
+    """The chunk. Raises ChunkFault if it is no object, or nests so deeply that the message could not be stored."""
+    if not isinstance(chunk, dict):
+        raise ChunkFault("malformed", "a chunk is an object")
+    check_depth(chunk)
+    return chunk
+
+
+def check_depth(chunk: JSONObject) -> None:
+    if not nests_within(chunk, DEPTH_MAX):
+        raise ChunkFault("malformed", f"a chunk nests at most {DEPTH_MAX} deep")
 
 
 def string(chunk: JSONObject, field: str) -> str:

@@ -10,11 +10,16 @@ import msgspec
 
 from consumer.fold.ai_sdk import AISDKDraft
 from consumer.fold.draft import ChunkFault, Draft, FaultCode
+from consumer.fold.openai_chat import ChatCompletionDraft
 from consumer.fold.plain_text import PlainTextDraft
 from consumer.plain import JSON, JSONObject
 
 FORMATS: Final[Mapping[str, type[Draft]]] = MappingProxyType(
-    {"ai-sdk-ui-message-stream": AISDKDraft, "text": PlainTextDraft}
+    {
+        "ai-sdk-ui-message-stream": AISDKDraft,
+        "openai-chat": ChatCompletionDraft,
+        "text": PlainTextDraft,
+    }
 )
 """What can be folded, by the name that a generation gives its format."""
 
@@ -142,6 +147,14 @@ class Fold:
     def emitted(self) -> JSONObject | None:
         """The message as readers of the reference were last given it, or None while there was nothing to give."""
         return self._draft.emitted()
+
+    def final(self) -> JSONObject | None:
+        """What the reference gives when the stream ends after these chunks; None if it raises an error, now or before.
+
+        For some formats that is the message as it stands, others finish it first (OpenAI's chat, TanStack) or refuse
+        one that was cut short. It changes nothing: more chunks may follow.
+        """
+        return None if self._failed else self._draft.final()
 
     @property
     def finish_reason(self) -> str | None:

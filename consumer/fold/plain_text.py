@@ -72,6 +72,9 @@ class PlainTextDraft:
     def emitted(self) -> JSONObject | None:
         return self.message() if self._grown else None
 
+    def final(self) -> JSONObject:
+        return self.message()
+
     @property
     def finish_reason(self) -> str | None:
         return None

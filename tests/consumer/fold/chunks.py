@@ -1,20 +1,23 @@
 """Chunks for properties: those of the vectors, those that are nearly right, and JSON that is no chunk at all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from consumer.fold import FORMATS
 from consumer.plain import JSON
-from tests.vectors import Vector, vectors_in
+from tests.vectors import Vector, is_unread, vectors_in
 
 FOLDER: Final = Path(os.environ.get("STREAMFOLD_VECTORS", Path(__file__).parents[2] / "data"))
 """Where the vectors are; the environment can name another folder."""
 
 AI_SDK: Final = "ai-sdk-ui-message-stream"
+TEXT: Final = "text"
 
 
 def vectors(format_name: str) -> Iterator[Vector]:
@@ -72,3 +75,84 @@ _nearly_chunks: Final[SearchStrategy[JSON]] = st.builds(
     st.dictionaries(st.sampled_from(sorted(_FIELDS)), plain_data, max_size=2),
 )
 any_json: Final[SearchStrategy[JSON]] = _nearly_chunks | plain_data
+
+
+# -- chunks of every format --------------------------------------------------------------------------------------------
+
+VECTOR_FORMATS: Final = tuple(sorted(set(FORMATS) - {TEXT}))
+formats: Final = st.sampled_from(sorted(FORMATS))
+
+
+@cache
+def sequences(format_name: str) -> tuple[tuple[JSON, ...], ...]:
+    """The chunks of each vector of a format."""
+    return tuple(
+        tuple(chunk for chunk in vector["chunks"] if not is_unread(chunk)) or (None,) for vector in vectors(format_name)
+    )
+
+
+def chunks_of(format_name: str, max_size: int) -> SearchStrategy[list[JSON]]:
+    """Chunks that a format knows, in an order that need not make sense."""
+    if format_name == TEXT:
+        return st.lists(texts, max_size=max_size)
+    mixed = st.sampled_from(sequences(format_name)).flatmap(lambda known: _some_of(known, max_size))
+    return mixed | st.lists(good_chunks, max_size=max_size) if format_name == AI_SDK else mixed
+
+
+def _some_of(known: tuple[JSON, ...], max_size: int) -> SearchStrategy[list[JSON]]:
+    """All up to a point, or any in any order, with or without others that are only nearly right."""
+    right = st.sampled_from(known)
+    return (
+        st.integers(0, min(len(known), max_size)).map(lambda count: [*known[:count]])
+        | st.lists(right, max_size=max_size)
+        | st.lists(right | right.flatmap(_nearly), max_size=max_size)
+    )
+
+
+def _nearly(chunk: JSON) -> SearchStrategy[JSON]:
+    """The chunk with something else in one place."""
+    if isinstance(chunk, dict) and chunk:
+        inside = st.sampled_from(sorted(chunk)).flatmap(
+            lambda key: _nearly(chunk[key]).map(lambda value: {**chunk, key: value})
+        )
+        without = st.sampled_from(sorted(chunk)).map(lambda key: {k: chunk[k] for k in chunk if k != key})
+        return inside | inside | without | plain_data
+    if isinstance(chunk, list) and chunk:
+        inside_list = st.integers(0, len(chunk) - 1).flatmap(
+            lambda at: _nearly(chunk[at]).map(lambda value: [*chunk[:at], value, *chunk[at + 1 :]])
+        )
+        return inside_list | inside_list | plain_data
+    return plain_data
+
+
+def format_and_chunks(max_size: int = 25) -> SearchStrategy[tuple[str, list[JSON]]]:
+    """A format, and chunks for it of all kinds: right ones, nearly right ones, and JSON that is no chunk."""
+    return formats.flatmap(
+        lambda name: st.tuples(
+            st.just(name), chunks_of(name, max_size) | st.lists(good_chunks | any_json, max_size=max_size)
+        )
+    )
+
+
+class Dictation(NamedTuple):
+    """How one format says a text in pieces."""
+
+    opening: list[JSON]
+    piece: Callable[[str], JSON]
+    heard: Callable[[Any], Any]
+    """The text in the message."""
+
+
+DICTATIONS: Final = {
+    AI_SDK: Dictation(
+        [{"type": "text-start", "id": "1"}],
+        lambda text: {"type": "text-delta", "id": "1", "delta": text},
+        lambda message: message["parts"][0]["text"],
+    ),
+    TEXT: Dictation([], lambda text: text, lambda message: message["parts"][0]["text"]),
+    "openai-chat": Dictation(
+        [],
+        lambda text: {"id": "1", "choices": [{"index": 0, "delta": {"content": text}}]},
+        lambda message: message["choices"][0]["message"]["content"],
+    ),
+}
