@@ -30,6 +30,7 @@ class SessionApi:
         target = sessions.target_of(request.path)
         sessions.require_method(request.method, target)
         if request.method == "GET":
+            sessions.require_no_parameters(request)
             return await self._read(request, target)
         body = await read_body(request.headers, receive, self._body_bytes_max)
         entry = sessions.entry_of(request, target, body)

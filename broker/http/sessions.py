@@ -55,6 +55,13 @@ _REVALIDATE: Final[Header] = (b"cache-control", b"private, no-cache")
 FORMAT_DEFAULT: Final = "ai-sdk-ui-message-stream"
 
 
+class _Creation(msgspec.Struct):
+    message: msgspec.Raw
+
+
+_first_message: Final = msgspec.json.Decoder(_Creation).decode
+
+
 class Target(msgspec.Struct, frozen=True):
     """What a session URL names: the session, and what of it."""
 
@@ -92,6 +99,15 @@ def target_of(path: str) -> Target:
     if len(segments) > 2:  # noqa: PLR2004 -- behind "messages" or "generations" comes an id
         _require_id(target.part_id, "id", Code.INVALID_PATH)
     return target
+
+
+def require_no_parameters(request: Request) -> None:
+    """Raise BadRequest (INVALID_PARAMETER) for a read with parameters.
+
+    None is known, and an answer without what was asked for would pass for one with it.
+    """
+    if parameters_of(request.query):
+        raise BadRequest(Code.INVALID_PARAMETER, "reads of a session take no parameters")
 
 
 def require_method(method: str, target: Target) -> None:
@@ -192,16 +208,15 @@ def messages_answer(request: Request, target: Target, messages: Messages | None)
     if messages is None:
         return _not_found(Code.SESSION_NOT_FOUND, request, target)
     offset = messages.stream.offset(messages.position)
+    body: JSONObject | None = {"sessionId": target.session_id, "offset": offset, "messages": [*messages.items]}
+    if target.part_id:
+        body = next((item for item in messages.items if item["id"] == target.part_id), None)
+    if body is None:
+        return _not_found(Code.MESSAGE_NOT_FOUND, request, target)
     headers: list[Header] = [(b"etag", b'"%b"' % offset.encode()), (b"stream-next-offset", offset.encode())]
     if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
         return Response(304, [*headers, _REVALIDATE])
-    if not target.part_id:
-        body: JSONObject = {"sessionId": target.session_id, "offset": offset, "messages": [*messages.items]}
-        return _json_answer(body, headers, cache=_REVALIDATE)
-    for item in messages.items:
-        if item["id"] == target.part_id:
-            return _json_answer(item, headers, cache=_REVALIDATE)
-    return _not_found(Code.MESSAGE_NOT_FOUND, request, target)
+    return _json_answer(body, headers, cache=_REVALIDATE)
 
 
 def generation_answer(
@@ -265,21 +280,30 @@ def _entry(
 
 
 def _create(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    wanted = _object(body, {"message", "metadata"})
+    wanted = _told(request, body, {"message", "metadata"})
     metadata = _optional_object(wanted, "metadata")
     if wanted.get("message") is None:
         return _entry(Kind.SESSION_CREATE, request, target, parameters, options=SessionOptions(metadata))
     message = wanted["message"]
-    record = encode(message)
+    message_id = _message_id(message)
+    record = _as_spelled(body, message)
     return _entry(
         Kind.SESSION_CREATE,
         request,
         target,
         parameters,
-        options=SessionOptions(metadata, _message_id(message)),
+        options=SessionOptions(metadata, message_id),
         digest=_message_digest(message),
         records=(pack_lengths([len(record)]), record),
     )
+
+
+def _as_spelled(body: bytes, message: Any) -> bytes:
+    """The record of a first message: as its writer spelled it, like every record, so that no number is rounded."""
+    try:
+        return bytes(_first_message(body).message)
+    except msgspec.DecodeError:  # half a surrogate pair in it, which `encode` knows to keep
+        return encode(message)
 
 
 def _message(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
@@ -299,29 +323,21 @@ def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str,
     if not lengths:
         raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
     options = _generation_options(target, seq, parameters)
+    digest = body_digest(_opening(options, seq) + data)
     return _entry(
-        Kind.CHUNKS,
-        request,
-        target,
-        parameters,
-        options=options,
-        seq=seq,
-        # What opens a generation is part of batch 0: a copy that says otherwise is another batch.
-        digest=body_digest(encode_options(options) + data if seq == 0 else data),
-        records=(lengths, data),
+        Kind.CHUNKS, request, target, parameters, options=options, seq=seq, digest=digest, records=(lengths, data)
     )
 
 
 def _finish(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    if body:
-        _require_json(request.headers)
     seq = _seq(request.headers)
-    told = _object(body, {"status", "reason", "error", "usage", "metadata"})
+    told = _told(request, body, {"status", "reason", "error", "usage", "metadata"})
     status = told.get("status", Status.COMPLETE.value)
-    if status not in ENDED:
+    if not isinstance(status, str) or status not in ENDED:
         raise BadRequest(Code.INVALID_BODY, "status is complete, failed or aborted")
+    opening = _generation_options(target, seq, parameters)
     options = msgspec.structs.replace(
-        _generation_options(target, seq, parameters),
+        opening,
         status=status,
         reason=_short_text(told, "reason"),
         error=encode(told["error"]) if told.get("error") is not None else b"",
@@ -329,12 +345,12 @@ def _finish(request: Request, target: Target, body: bytes, parameters: dict[str,
         metadata=_optional_object(told, "metadata"),
     )
     # No chunks have this digest, so neither passes for a copy of the other.
-    digest = body_digest(b"finish\0" + body)
+    digest = body_digest(b"finish\0" + _opening(opening, seq) + body)
     return _entry(Kind.FINISH, request, target, parameters, options=options, seq=seq, digest=digest)
 
 
 def _stop_or_heartbeat(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    told = _object(body, {"requestedBy", "reason"})
+    told = _told(request, body, {"requestedBy", "reason"})
     options = StopOptions(target.part_id, _short_text(told, "requestedBy"), _short_text(told, "reason"))
     kind = Kind.STOP if target.action == "stop" else Kind.HEARTBEAT
     return _entry(kind, request, target, parameters, options=options)
@@ -358,6 +374,17 @@ def _generation_options(target: Target, seq: int, parameters: dict[str, str]) ->
         generations_max=limits.GENERATIONS_OPEN_MAX,
         lanes_max=limits.LANES_MAX,
     )
+
+
+def _opening(options: GenerationOptions, seq: int) -> bytes:
+    """What opens a generation is part of batch 0: a copy that says otherwise is another batch.
+
+    Only what the client chose: a copy may reach a broker that was restarted with other limits.
+    """
+    if seq != 0:
+        return b""
+    chosen = (options.message_id, options.lane, options.format, options.role, options.actor_id, options.lease_ms)
+    return msgspec.msgpack.encode(chosen)
 
 
 def _parameters(query: bytes) -> dict[str, str]:
@@ -405,12 +432,22 @@ def _require_json(headers: Headers) -> None:
         raise BadRequest(Code.INVALID_CONTENT_TYPE, f"the body is {JSON}")
 
 
-def _object(body: bytes, names: set[str] | None = None) -> JSONObject:
-    """The JSON object in a body; an empty body stands for `{}` where `names` says which fields there may be."""
-    if not body.strip():
-        if names is None:
-            raise BadRequest(Code.EMPTY_BODY)
+def _told(request: Request, body: bytes, names: set[str]) -> JSONObject:
+    """What a body that may be left out says, in fields of these names."""
+    if not body:
         return {}
+    _require_json(request.headers)
+    told = _object(body)
+    if not told.keys() <= names:
+        unknown = ", ".join(sorted(told.keys() - names))
+        raise BadRequest(Code.INVALID_BODY, f"unknown fields: {_printable(unknown)}")
+    return told
+
+
+def _object(body: bytes) -> JSONObject:
+    """The JSON object that a body is."""
+    if not body.strip():
+        raise BadRequest(Code.EMPTY_BODY)
     split(body)  # the bounds that hold for every record
     try:
         value = decode(body)
@@ -418,10 +455,12 @@ def _object(body: bytes, names: set[str] | None = None) -> JSONObject:
         raise BadRequest(Code.INVALID_JSON, str(error)) from None
     if not isinstance(value, dict):
         raise BadRequest(Code.INVALID_BODY, "a JSON object is expected")
-    if names is not None and not value.keys() <= names:
-        unknown = ", ".join(sorted(value.keys() - names))
-        raise BadRequest(Code.INVALID_BODY, f"unknown fields: {unknown[:200]}")
     return value
+
+
+def _printable(text: str) -> str:
+    """The start of a client's text, fit for an error's detail: half a surrogate pair cannot be written as UTF-8."""
+    return text[:200].encode(errors="replace").decode()
 
 
 def _optional_object(told: JSONObject, name: str) -> bytes:
