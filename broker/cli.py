@@ -93,7 +93,7 @@ class _Id(click.ParamType[str]):
     name = "ID"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from producer.address import checked_id  # noqa: PLC0415  as above
+        from consumer.address import checked_id  # noqa: PLC0415  as above
 
         try:
             return checked_id("an id", value)
@@ -225,11 +225,9 @@ def _run(command: Callable[[], Awaitable[None]], url: str) -> None:
 
 @contextmanager
 def _told(url: str) -> Iterator[None]:
-    from producer import ProducerError  # noqa: PLC0415  `serve` has no use for it
-
     try:
         yield
-    except (consumer.ConsumerError, ProducerError) as error:
+    except consumer.ClientError as error:
         text = f"no broker at {url}; start one with `streamfold serve`" if _is_unconnected(error) else str(error)
         raise click.ClickException("\n".join([text, *getattr(error, "__notes__", ())])) from error
 

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from consumer.errors import (
         AccessDenied,
         BadAnswer,
-        ConsumerError,
-        OffsetGone,
+        BadRequest,
+        ClientError,
+        Closed,
+        Conflict,
+        Gone,
+        NotFound,
+        RateLimited,
         Refused,
-        StreamNotFound,
         TooLarge,
         Unavailable,
+        ValueFailed,
     )
     from consumer.limits import Limits
     from consumer.reader import Reader, Snapshot
@@ -26,18 +31,23 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "BadAnswer",
+    "BadRequest",
     "Batch",
     "Change",
-    "ConsumerError",
+    "ClientError",
+    "Closed",
+    "Conflict",
+    "Gone",
     "Limits",
-    "OffsetGone",
+    "NotFound",
+    "RateLimited",
     "Reader",
     "Refused",
     "SessionView",
     "Snapshot",
-    "StreamNotFound",
     "TooLarge",
     "Unavailable",
+    "ValueFailed",
 ]
 
 _HOMES = {

@@ -1,16 +1,28 @@
-"""Where things are: the URLs of streams and sessions. Pure."""
+"""Where things are: the URLs of streams, and the targets of the session API below a broker's URL. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from urllib.parse import quote
+from typing import Final
+from urllib.parse import quote, urlencode
 
 import httpx
 
-__all__ = ["broker_url", "messages_url", "stream_url", "with_query"]
+__all__ = [
+    "broker_url",
+    "checked_id",
+    "generation_target",
+    "messages_target",
+    "session_target",
+    "source_path",
+    "stream_url",
+    "with_query",
+]
 
-_STREAMS = "/v1/stream/"
-_SEGMENT_SAFE = "/~:@!$&'()*+,;="  # RFC 3986 section 3.3: what a path holds as it is
+_STREAMS: Final = "/v1/stream/"
+_SEGMENT_SAFE: Final = "/~:@!$&'()*+,;="  # RFC 3986 section 3.3: what a path holds as it is
+_ID: Final = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 
 
 def broker_url(text: str) -> httpx.URL:
@@ -40,13 +52,38 @@ def stream_url(broker: httpx.URL, stream: str) -> httpx.URL:
     return broker.copy_with(path=broker.path.rstrip("/") + _STREAMS + quote(stream, safe=_SEGMENT_SAFE))
 
 
-def messages_url(broker: httpx.URL, session_id: str) -> httpx.URL:
-    """Where the folded messages of a session are. Raises ValueError for what can be no session id."""
-    if session_id in ("", ".", ".."):
-        raise ValueError(f"not a session id: {session_id!r}")
-    return broker.copy_with(path=f"{broker.path.rstrip('/')}/v1/sessions/{quote(session_id, safe='')}/messages")
+def source_path(broker: httpx.URL, stream: str) -> str:
+    """How a fork names its source: the path of its URL, escaped as there (PROTOCOL.md 4.2).
+
+    Below a broker's own prefix, which a proxy takes off. Raises ValueError as `stream_url`.
+    """
+    path = stream_url(broker, stream).raw_path.decode("ascii")
+    return path.removeprefix(broker.raw_path.decode("ascii").rstrip("/"))
 
 
-def with_query(url: httpx.URL, query: Mapping[str, str | None]) -> httpx.URL:
-    """The URL with what is not None, ordered by name: caches then see one URL for one request (PROTOCOL.md 10.1)."""
-    return url.copy_merge_params({name: value for name, value in sorted(query.items()) if value is not None})
+def checked_id(name: str, value: str) -> str:
+    """The id as it is. Raises ValueError if the broker would refuse it, or take it for another part of the path."""
+    if not _ID.fullmatch(value) or value in {".", ".."}:
+        raise ValueError(f"{name} must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and not '.' or '..': {value!r}")
+    return value
+
+
+def session_target(session_id: str) -> str:
+    """The path of a session. Raises ValueError if the id is none."""
+    return f"/v1/sessions/{checked_id('session_id', session_id)}"
+
+
+def messages_target(session_id: str) -> str:
+    """Where the messages of a session are. Raises ValueError if the id is none."""
+    return f"{session_target(session_id)}/messages"
+
+
+def generation_target(session_id: str, generation_id: str) -> str:
+    """The path of a generation. Raises ValueError if one of the ids is none."""
+    return f"{session_target(session_id)}/generations/{checked_id('generation_id', generation_id)}"
+
+
+def with_query(target: str, query: Mapping[str, str | None]) -> str:
+    """The target with what is not None, ordered by name: caches then see one URL for one request (PROTOCOL.md 10.1)."""
+    given = {name: value for name, value in sorted(query.items()) if value is not None}
+    return f"{target}?{urlencode(given)}" if given else target

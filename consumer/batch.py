@@ -6,15 +6,24 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final
 
 import msgspec
 
+from consumer.answer import is_true, media_type
 from consumer.errors import BadAnswer
 from consumer.plain import NotJSON, decode
-from consumer.wire import JSON, STREAM_CLOSED, STREAM_CURSOR, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
+from consumer.wire import (
+    JSON,
+    STREAM_CLOSED,
+    STREAM_CURSOR,
+    STREAM_NEXT_OFFSET,
+    STREAM_SSE_DATA_ENCODING,
+    STREAM_UP_TO_DATE,
+)
 
-__all__ = ["Batch", "Events", "is_json", "is_text", "page"]
+__all__ = ["Batch", "Events", "Form", "is_text", "page"]
 
 _DATA: Final = "data"
 _CONTROL: Final = "control"
@@ -48,16 +57,30 @@ class _Control(msgspec.Struct, rename="camel"):
     stream_closed: bool = False
 
 
-def is_json(content_type: str) -> bool:
-    return _media_type(content_type) == JSON
+class Form(Enum):
+    """How the data of live events carries what the stream holds (PROTOCOL.md 5.8)."""
+
+    JSON = auto()  # an array of records
+    TEXT = auto()  # as it is, but every line end has become LF
+    BASE64 = auto()  # the bytes of any other type
+
+    @classmethod
+    def of(cls, content_type: str, headers: Mapping[str, str]) -> Form:
+        """What the head of a live answer announces. Raises BadAnswer for bytes that would come as if they were text."""
+        encoding = headers.get(STREAM_SSE_DATA_ENCODING)
+        if encoding is not None and encoding.lower() != "base64":
+            raise BadAnswer(f"events in an unknown encoding: {encoding}")
+        if encoding is not None:
+            return cls.BASE64
+        if media_type(content_type) == JSON:
+            return cls.JSON
+        if is_text(content_type):
+            return cls.TEXT
+        raise BadAnswer(f"the events of a {content_type or 'byte'} stream are not in base64")
 
 
 def is_text(content_type: str) -> bool:
-    return _media_type(content_type).startswith("text/")
-
-
-def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
+    return media_type(content_type).startswith("text/")
 
 
 def page(headers: Mapping[str, str], body: bytes) -> Batch:
@@ -68,11 +91,11 @@ def page(headers: Mapping[str, str], body: bytes) -> Batch:
     next_offset = headers.get(STREAM_NEXT_OFFSET)
     if not next_offset:
         raise BadAnswer(f"the answer has no {STREAM_NEXT_OFFSET}; is this URL a stream?")
-    closed = headers.get(STREAM_CLOSED) == "true"
+    closed = is_true(headers.get(STREAM_CLOSED))
     return Batch(
-        records=_records(body) if is_json(headers.get("content-type", "")) else body,
+        records=_records(body) if media_type(headers.get("content-type", "")) == JSON else body,
         next_offset=next_offset,
-        up_to_date=closed or headers.get(STREAM_UP_TO_DATE) == "true",
+        up_to_date=closed or is_true(headers.get(STREAM_UP_TO_DATE)),
         closed=closed,
         cursor=headers.get(STREAM_CURSOR),
     )
@@ -85,9 +108,8 @@ class Events:
     one, which begins at the offset before, brings the data again.
     """
 
-    def __init__(self, *, json: bool) -> None:
-        """`json` tells a JSON stream; the data of any other is base64."""
-        self._json = json
+    def __init__(self, form: Form) -> None:
+        self._form = form
         self._data: list[str] = []
 
     def take(self, event: str, data: str) -> Batch | None:
@@ -111,8 +133,10 @@ class Events:
 
     def _records(self) -> list[Any] | bytes:
         texts, self._data = self._data, []
-        if self._json:
+        if self._form is Form.JSON:
             return [record for text in texts for record in _records(text)]
+        if self._form is Form.TEXT:
+            return "".join(texts).encode()
         return b"".join(_bytes_of_base64(text) for text in texts)
 
 

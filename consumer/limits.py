@@ -1,14 +1,48 @@
-"""Every bound of a reader, with its unit and its reason."""
+"""Every bound of a client, with its unit and its reason."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+__all__ = ["Limits", "RequestLimits"]
+
 MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RequestLimits:
+    """What every client allows one request. All values are positive; None means without bound.
+
+    Raises ValueError if one is not positive.
+    """
+
+    connect_timeout_s: float = 5.0
+    attempt_timeout_s: float = 10.0
+    """Silence after which a request that should be answered at once is given up. Above the broker's own 5 s wait for
+    room, after which it answers 503 itself. A function that gives a header has as long."""
+    deadline_s: float | None = 30.0
+    """From the first attempt of a request to giving it up, all attempts and waits included. A broker's restart takes
+    seconds."""
+    backoff_s_initial: float = 0.1
+    backoff_s_max: float = 5.0
+    backoff_s_jitter: float = 0.5
+    """Added at random to each wait, so that the clients of a restarted broker do not return in step."""
+    retry_after_s_max: float = 60.0
+    """What a broker may ask to wait; beyond it, asking again is cheaper than believing a broken clock."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and value <= 0 and field.name not in self._may_be_zero():
+                raise ValueError(f"{field.name} must be above 0")
+
+    @staticmethod
+    def _may_be_zero() -> frozenset[str]:
+        return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits(RequestLimits):
     """What a reader allows itself. All values are positive; None means without bound.
 
     Raises ValueError if one is not positive.
@@ -20,30 +54,21 @@ class Limits:
     thing there is."""
     read_bytes_max: int = 256 * MIB
     """All that one `read` holds in memory, as it came over the wire."""
-    connect_timeout_s: float = 5.0
-    attempt_timeout_s: float = 10.0
-    """Silence after which a request that should be answered at once is given up."""
     silence_s_max: float = 37.5
     """Silence after which a live connection counts as dead. A broker writes a keep-alive comment every 15 s and ends a
     long-poll after 30 s: two comments may be late before one is missed."""
-    deadline_s: float | None = 30.0
-    """From the first failed attempt of a one-shot read to giving it up. A broker's restart takes seconds."""
+    first_event_s_max: float = 5.0
+    """How long a live connection may take to say anything at all. A broker tells at once where the stream stands; if
+    nothing comes, something on the way may be holding it back, and an ordinary read finds out. Doubled each time that
+    there really was nothing to tell, up to `silence_s_max`."""
+    polling_s: float = 300.0
+    """How long a reader polls when events were held back, before it tries a live connection again: finding out costs
+    `first_event_s_max` each time."""
     follow_deadline_s: float | None = None
-    """The same while following. Without bound: who follows wants to go on when the broker is back, whenever that is."""
-    backoff_s_initial: float = 0.1
-    backoff_s_max: float = 5.0
-    backoff_s_jitter: float = 0.5
-    """Added at random to each wait, so that the readers of a restarted broker do not return in step."""
-    retry_after_s_max: float = 60.0
-    """What a broker may ask to wait; beyond it, asking again is cheaper than believing a broken clock."""
+    """As `deadline_s`, while following. Without bound: who follows wants to go on when the broker is back, whenever
+    that is."""
     life_s_min: float = 1.0
     """A live connection that ends sooner and brought nothing counts as a failed attempt. A server that hangs up at once
     is so not called in a tight loop."""
     connections_idle_max: int = 10
     """Kept for the next request. Those in use have no bound here: each follower that the caller starts has one."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{field.name} must be above 0")

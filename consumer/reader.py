@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import replace
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, TypeAlias
 
-import httpx
+import anyio
 import msgspec
 
-from consumer.address import broker_url, messages_url, stream_url, with_query
-from consumer.batch import Batch, Events, is_json, is_text, page
+from consumer.address import broker_url, messages_target, stream_url, with_query
+from consumer.answer import check
+from consumer.batch import Batch, Events, Form, is_text, page
 from consumer.errors import AttemptFailed, BadAnswer, TooLarge
 from consumer.limits import Limits
 from consumer.plain import NotJSON, decode
 from consumer.retry import persist
-from consumer.transport import EventConnection, Transport
-from consumer.wire import OFFSET_START, STREAM_SSE_DATA_ENCODING
+from consumer.transport import EventConnection, HttpTransport, Pool, Request
+from consumer.values import Values
+from consumer.wire import OFFSET_START
 
-__all__ = ["Reader", "Snapshot"]
+__all__ = ["Live", "Reader", "Snapshot"]
 
 DEFAULT_URL: Final = "http://127.0.0.1:4437"
 
@@ -32,23 +35,36 @@ class Snapshot(msgspec.Struct, rename="camel", frozen=True):
     messages: list[dict[str, Any]]
 
 
+Live: TypeAlias = bool | Literal["sse", "long-poll"]
+
+
 class Reader:
     """Reads the streams of one broker. `async with Reader(url) as reader:`, or call `aclose` in the end.
 
-    Any number of reads may run at once. `headers` go with every request; `limits` has every timeout and bound.
-    Connection errors, silence, 408, 429 and 5xx are retried with backoff and jitter, as late as `Retry-After` asks.
+    Any number of reads may run at once. `headers` and `params` go with every request; a function among them, async or
+    not, is called for each one, so that a token can be renewed. `limits` has every timeout and bound. Connection
+    errors, silence, 408, 429 and 5xx are retried with backoff and jitter, as late as `Retry-After` asks.
 
-    Every method raises Refused (StreamNotFound, OffsetGone, AccessDenied) for any other 4xx, Unavailable when its
-    deadline has passed, BadAnswer and TooLarge for answers that cannot be used, all of `consumer.errors`; and
-    ValueError for a stream that cannot be on this broker.
+    Every method raises Refused (NotFound, Gone, AccessDenied, BadRequest, …) for any other 4xx, Unavailable
+    (RateLimited) when its deadline has passed, BadAnswer and TooLarge for answers that cannot be used, ValueFailed for
+    a header that could not be had, all of `consumer.errors`; and ValueError for a stream that cannot be on this broker.
     """
 
     def __init__(
-        self, base_url: str = DEFAULT_URL, *, headers: Mapping[str, str] | None = None, limits: Limits | None = None
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        headers: Values | None = None,
+        params: Values | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._broker = broker_url(base_url)
         self._limits = limits or Limits()
-        self._transport = Transport(self._limits, headers)
+        pool = Pool(
+            answer_bytes_max=self._limits.batch_bytes_max, connections_idle_max=self._limits.connections_idle_max
+        )
+        self._transport = HttpTransport(base_url, self._limits, pool, headers=headers, params=params)
+        self._route = _Route()
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,7 +79,7 @@ class Reader:
         await self._transport.aclose()
 
     async def follow(
-        self, stream: str, offset: str = OFFSET_START, *, live: bool = True
+        self, stream: str, offset: str = OFFSET_START, *, live: Live = True
     ) -> AsyncGenerator[Batch, None]:
         """The batches of a stream from `offset` on, until it is closed, or without `live` until its present end.
 
@@ -72,14 +88,19 @@ class Reader:
         comes once and in order; where batches are cut means nothing. A batch without records tells that the end was
         reached, or closed. `follow_deadline_s` is the deadline, without `live` it is `deadline_s`.
 
+        What is new comes by SSE, and by long-poll where something on the way holds events back until they are many: if
+        nothing arrives though an ordinary read finds that the stream moved, this reader polls for `polling_s`. Text
+        comes by long-poll in any case: events turn CR and CR LF into LF. `live="sse"` and `live="long-poll"` insist on
+        one of them, for every content type.
+
         Nothing is read ahead of the caller: one that is slow delays nobody and loses nothing. Who leaves the loop early
         frees the connection at once with `contextlib.aclosing`.
         """
-        follower = _Follower(self._transport, self._limits, stream_url(self._broker, stream), offset)
+        follower = self._follower(stream, offset, live)
         deadline_s = self._limits.follow_deadline_s if live else self._limits.deadline_s
         try:
             while True:
-                batch = await persist(follower.attempt, self._limits, deadline_s)
+                batch = await persist(follower.attempt, self._limits, deadline_s=deadline_s, interrupts=False)
                 if batch is None:
                     continue
                 yield batch
@@ -93,25 +114,42 @@ class Reader:
 
         Raises TooLarge above `read_bytes_max`.
         """
-        follower = _Follower(self._transport, self._limits, stream_url(self._broker, stream), offset)
+        follower = self._follower(stream, offset, live=False)
         batches: list[Batch] = []
         while not (batches and batches[-1].up_to_date):
-            batch = await persist(follower.attempt, self._limits, self._limits.deadline_s)
+            batch = await persist(follower.attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
             if batch is not None:
                 batches.append(batch)
             if follower.bytes_read > self._limits.read_bytes_max:
-                raise TooLarge(self._limits.read_bytes_max)
+                raise TooLarge(f"more than {self._limits.read_bytes_max} bytes; read_bytes_max allows no more")
         return replace(batches[-1], records=_joined(batches))
 
     async def messages(self, session_id: str) -> Snapshot:
         """The messages of a session as the broker has folded them."""
-        url = messages_url(self._broker, session_id)
+        request = Request("GET", messages_target(session_id))
 
         async def attempt() -> Snapshot:
-            answer = await self._transport.get(url, silence_s_max=self._limits.attempt_timeout_s)
+            answer = await self._transport.send(request)
+            check(answer)
             return _snapshot(answer.body)
 
-        return await persist(attempt, self._limits, self._limits.deadline_s)
+        return await persist(attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
+
+    def _follower(self, stream: str, offset: str, live: Live) -> _Follower:
+        url = str(stream_url(self._broker, stream))
+        return _Follower(self._transport, self._limits, self._route, url=url, offset=offset, live=live)
+
+
+@dataclass
+class _Route:
+    """What is known of the way to the broker."""
+
+    held_back_until_s: float = -math.inf
+    """Until then live connections are not tried: something on the way kept events to itself."""
+
+    @property
+    def holds_events_back(self) -> bool:
+        return anyio.current_time() < self.held_back_until_s
 
 
 class _Follower:
@@ -121,19 +159,24 @@ class _Follower:
     whatever an attempt had begun to receive when it failed comes again, and comes once.
     """
 
-    def __init__(self, transport: Transport, limits: Limits, url: httpx.URL, offset: str) -> None:
+    def __init__(
+        self, transport: HttpTransport, limits: Limits, route: _Route, *, url: str, offset: str, live: Live
+    ) -> None:
         self.bytes_read = 0
         """In pages, as far as they were taken."""
         self._transport = transport
         self._limits = limits
+        self._route = route
         self._url = url
         self._offset = offset
+        self._live = live
         self._cursor: str | None = None
         self._content_type = ""
         self._up_to_date = False  # what the caller was told last
         self._caught_up = False  # once true, it stays: whatever is missed later comes over the live connection as well
+        self._first_event_s_max = limits.first_event_s_max
         self._connection: EventConnection | None = None
-        self._events = Events(json=True)
+        self._events = Events(Form.JSON)
 
     async def attempt(self) -> Batch | None:
         """The next batch that tells something; None if there was none yet, and it is worth asking again at once.
@@ -142,8 +185,7 @@ class _Follower:
         """
         if not self._caught_up:
             return await self._next_page(None, self._limits.attempt_timeout_s)
-        # Event lines cannot tell CR LF from LF, so text that must arrive as it was sent comes by long-poll.
-        if is_text(self._content_type):
+        if self._polls:
             return await self._next_page("long-poll", self._limits.silence_s_max)
         return await self._next_live()
 
@@ -152,8 +194,17 @@ class _Follower:
         if connection is not None:
             await connection.aclose()
 
+    @property
+    def _polls(self) -> bool:
+        """Whether what is new comes by long-poll. An open connection is used to its end."""
+        if self._live in ("sse", "long-poll"):
+            return self._live == "long-poll"
+        # Event lines cannot tell CR LF from LF, so text that must arrive as it was sent comes by long-poll.
+        return is_text(self._content_type) or (self._connection is None and self._route.holds_events_back)
+
     async def _next_page(self, live: str | None, silence_s_max: float) -> Batch | None:
-        answer = await self._transport.get(self._request_url(live), silence_s_max=silence_s_max)
+        answer = await self._transport.send(self._request(live, silence_s_max))
+        check(answer)
         batch = page(answer.headers, answer.body)
         if not batch.up_to_date and batch.next_offset == self._offset:
             raise BadAnswer("a page that is not the last one leads nowhere")
@@ -164,6 +215,8 @@ class _Follower:
 
     async def _next_live(self) -> Batch | None:
         connection = self._connection or await self._connect()
+        if connection is None:
+            return await self._look_past()
         failure = AttemptFailed("the live connection ended at once")
         try:
             while (event := await connection.next_event()) is not None:
@@ -177,17 +230,36 @@ class _Follower:
         except AttemptFailed as error:
             failure = error
         await self.aclose()
+        if connection.fell_silent:
+            return await self._look_past()
         if connection.is_useful or connection.age_s >= self._limits.life_s_min:
             return None
         raise failure
 
-    async def _connect(self) -> EventConnection:
-        self._connection = connection = await self._transport.connect(self._request_url("sse"))
-        json = is_json(self._content_type)
-        if not json and connection.headers.get(STREAM_SSE_DATA_ENCODING) != "base64":
-            raise BadAnswer(f"the events of a {self._content_type or 'byte'} stream are not in base64")
-        self._events = Events(json=json)
-        return connection
+    async def _connect(self) -> EventConnection | None:
+        """A live connection that has said something; None if it did not in time."""
+        insists = self._live == "sse"
+        with anyio.move_on_after(math.inf if insists else self._first_event_s_max):
+            connection = await self._transport.connect(self._request("sse", self._limits.silence_s_max))
+            try:
+                self._events = Events(Form.of(self._content_type, connection.headers))
+                await connection.hear()
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await connection.aclose()
+                raise
+            self._connection = connection
+            return connection
+        return None
+
+    async def _look_past(self) -> Batch | None:
+        """After silence: whether the stream moved meanwhile. If it did, something on the way holds events back."""
+        batch = await self._next_page(None, self._limits.attempt_timeout_s)
+        if batch is None:
+            self._first_event_s_max = min(2 * self._first_event_s_max, self._limits.silence_s_max)
+        else:
+            self._route.held_back_until_s = anyio.current_time() + self._limits.polling_s
+        return batch
 
     def _take(self, batch: Batch) -> bool:
         """Move behind this batch. Whether it tells the caller anything new."""
@@ -197,8 +269,9 @@ class _Follower:
         self._cursor = batch.cursor or self._cursor
         return news
 
-    def _request_url(self, live: str | None) -> httpx.URL:
-        return with_query(self._url, {"offset": self._offset, "live": live, "cursor": self._cursor if live else None})
+    def _request(self, live: str | None, silence_s_max: float) -> Request:
+        query = {"offset": self._offset, "live": live, "cursor": self._cursor if live else None}
+        return Request("GET", with_query(self._url, query), silence_s_max=silence_s_max)
 
 
 def _joined(batches: list[Batch]) -> list[Any] | bytes:

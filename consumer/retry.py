@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import TypeVar
 
+import anyio
 import stamina
 
-from consumer.errors import AttemptFailed, Unavailable
-from consumer.limits import Limits
+from consumer.errors import AttemptFailed, RateLimited, Unavailable
+from consumer.limits import RequestLimits
 
 __all__ = ["persist"]
 
 T = TypeVar("T")
 
 
-async def persist(attempt: Callable[[], Awaitable[T]], limits: Limits, deadline_s: float | None) -> T:
+async def persist(
+    attempt: Callable[[], Awaitable[T]],
+    limits: RequestLimits,
+    *,
+    deadline_s: float | None,
+    interrupts: bool = True,
+) -> T:
     """What `attempt` returns, as soon as it does not raise AttemptFailed.
 
     Between attempts it waits: as long as the broker asked, within `retry_after_s_max`, else exponentially longer with
-    jitter. Any other error passes through at once. Raises Unavailable when an attempt fails after `deadline_s`; an
-    attempt bounds itself, so it is never cut off where it may have got something.
+    jitter. Any other error passes through at once. Raises Unavailable (RateLimited if the last answer was 429) if
+    `deadline_s` passed first; None is no deadline. When it `interrupts`, attempt and wait under way are then
+    cancelled; otherwise it is an attempt that fails after the deadline which ends it.
     """
 
     def wait_s(error: Exception) -> bool | float:
@@ -29,17 +39,32 @@ async def persist(attempt: Callable[[], Awaitable[T]], limits: Limits, deadline_
             return False
         return True if error.retry_after_s is None else min(error.retry_after_s, limits.retry_after_s_max)
 
-    try:
-        async for retry in stamina.retry_context(
-            on=wait_s,
-            attempts=None,
-            timeout=deadline_s,
-            wait_initial=limits.backoff_s_initial,
-            wait_max=limits.backoff_s_max,
-            wait_jitter=limits.backoff_s_jitter,
-        ):
-            with retry:
-                return await attempt()
-    except AttemptFailed as error:
-        raise Unavailable(f"gave up: {error}", status=error.status) from error
-    raise AssertionError("retry_context ends by returning or raising")
+    failure: AttemptFailed | None = None
+    with anyio.move_on_after(deadline_s if interrupts and deadline_s is not None else math.inf):
+        try:
+            async for retry in stamina.retry_context(
+                on=wait_s,
+                attempts=None,
+                timeout=None if interrupts else deadline_s,
+                wait_initial=limits.backoff_s_initial,
+                wait_max=limits.backoff_s_max,
+                wait_jitter=limits.backoff_s_jitter,
+            ):
+                with retry:
+                    try:
+                        return await attempt()
+                    except AttemptFailed as error:
+                        failure = error
+                        raise
+        except AttemptFailed:  # past the deadline, or retries are switched off (stamina.set_active, set_testing)
+            pass
+    raise _given_up(failure, deadline_s) from failure
+
+
+def _given_up(failure: AttemptFailed | None, deadline_s: float | None) -> Unavailable:
+    within = "" if deadline_s is None else f" within {deadline_s:g} s"
+    text = f"no answer{within} ({failure or 'silence'})"
+    if failure is None:
+        return Unavailable(text)
+    kind = RateLimited if failure.status == HTTPStatus.TOO_MANY_REQUESTS else Unavailable
+    return kind(text, status=failure.status, retry_after_s=failure.retry_after_s)

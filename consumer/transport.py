@@ -1,84 +1,159 @@
-"""How reads travel: HTTP by httpx, bounded in size and in silence. It does not retry, and it does not interpret."""
+"""How requests travel: one port, and HTTP by httpx behind it, bounded in size and in silence.
+
+It does not retry, and it does not judge what comes back.
+"""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import anyio
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from consumer.answer import error_of, is_success
+from consumer.address import broker_url
+from consumer.answer import Response, error_of, is_success, media_type
 from consumer.errors import AttemptFailed, BadAnswer, TooLarge
-from consumer.limits import Limits
+from consumer.limits import RequestLimits
+from consumer.values import Values, checked_params, evaluate
 from consumer.wire import EVENT_STREAM
 
-__all__ = ["Answer", "EventConnection", "Transport"]
+__all__ = ["EventConnection", "HttpTransport", "Pool", "Request", "Response", "Transport"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer of success; the names of `headers` are looked up in any case."""
+class Request:
+    """One HTTP request."""
 
-    headers: Mapping[str, str]
-    body: bytes
+    method: str
+    target: str
+    """Path and query below the broker's URL, already escaped; or a whole URL on the same server."""
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    silence_s_max: float | None = None
+    """How long the answer may be silent; None is the transport's own limit."""
 
 
-class Transport:
-    """Connections to one broker, kept alive between requests."""
+class Transport(Protocol):
+    """Sends one request at a time for each caller, and may be called by many at once."""
 
-    def __init__(self, limits: Limits, headers: Mapping[str, str] | None = None) -> None:
-        self._limits = limits
-        self._client = httpx.AsyncClient(
-            headers=dict(headers or {}),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=limits.connections_idle_max),
-        )
+    async def send(self, request: Request) -> Response:
+        """The broker's answer, whatever its status.
 
-    async def get(self, url: httpx.URL, *, silence_s_max: float) -> Answer:
-        """The answer to one GET. Raises what it stands for if it is no success, TooLarge above the limit."""
-        response = await self._send(url, silence_s_max, {})
-        try:
-            return Answer(response.headers, await self._body(response))
-        finally:
-            await response.aclose()
-
-    async def connect(self, url: httpx.URL) -> EventConnection:
-        """A live connection. Raises what the answer stands for if it is no success, BadAnswer if it is another kind."""
-        # A compressing proxy would hold events back until its buffer is full.
-        headers = {"accept": EVENT_STREAM, "accept-encoding": "identity", "cache-control": "no-store"}
-        response = await self._send(url, self._limits.silence_s_max, headers)
-        if response.headers.get("content-type", "").partition(";")[0].strip().lower() != EVENT_STREAM:
-            await response.aclose()
-            raise BadAnswer(f"asked for events and got {response.headers.get('content-type', 'no content type')}")
-        return EventConnection(response, self._limits.batch_bytes_max)
+        Raises AttemptFailed if there was none: no connection, a lost one, or silence. The request may then have had
+        its effect, or may still have it later (`effect_unknown`). Raises TooLarge for an answer above the transport's
+        limit, and ValueFailed. A cancelled send gives up its connection.
+        """
+        ...
 
     async def aclose(self) -> None:
         """Close all connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The connections that a transport keeps, and how much of an answer it holds in memory."""
+
+    answer_bytes_max: int
+    connections_max: int | None = None
+    connections_idle_max: int | None = None
+    connection_idle_s: float = 5.0
+
+
+# What fails before anything of the request has left.
+_UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class HttpTransport:
+    """HTTP/1.1 over pooled connections that are kept alive.
+
+    `headers` and `params` go with every request, functions among them evaluated for each one. Raises ValueError if the
+    URL is not http or https, or a parameter is the protocol's own.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        limits: RequestLimits,
+        pool: Pool,
+        *,
+        headers: Values | None = None,
+        params: Values | None = None,
+    ) -> None:
+        self._base_url = str(broker_url(base_url)).rstrip("/")
+        self._limits = limits
+        self._answer_bytes_max = pool.answer_bytes_max
+        self._headers = dict(headers or {})
+        self._params = checked_params(params)
+        self._client = httpx.AsyncClient(
+            limits=httpx.Limits(
+                max_connections=pool.connections_max,
+                max_keepalive_connections=pool.connections_idle_max,
+                keepalive_expiry=pool.connection_idle_s,
+            ),
+        )
+
+    async def send(self, request: Request) -> Response:
+        """See Transport."""
+        answer = await self._begin(request)
+        try:
+            return Response(answer.status_code, answer.headers, await self._body(answer))
+        finally:
+            await answer.aclose()
+
+    async def connect(self, request: Request) -> EventConnection:
+        """A live connection. Raises what the answer stands for if it is no success, BadAnswer if it is another kind."""
+        # A compressing proxy would hold events back until its buffer is full.
+        live = {"accept": EVENT_STREAM, "accept-encoding": "identity", "cache-control": "no-store"}
+        answer = await self._begin(request, live)
+        if is_success(answer.status_code) and media_type(answer.headers.get("content-type", "")) == EVENT_STREAM:
+            return EventConnection(answer, self._answer_bytes_max)
+        try:
+            if is_success(answer.status_code):
+                raise BadAnswer(f"asked for events and got {answer.headers.get('content-type', 'no content type')}")
+            raise error_of(Response(answer.status_code, answer.headers, await self._body(answer)))
+        finally:
+            await answer.aclose()
+
+    async def aclose(self) -> None:
+        """See Transport."""
         await self._client.aclose()
 
-    async def _send(self, url: httpx.URL, silence_s_max: float, headers: Mapping[str, str]) -> httpx.Response:
-        """The head of an answer of success; the body is still to be read, or to be closed."""
-        timeout = httpx.Timeout(silence_s_max, connect=self._limits.connect_timeout_s)
-        request = self._client.build_request("GET", url, headers=headers, timeout=timeout)
+    async def _begin(self, request: Request, more: Mapping[str, str] | None = None) -> httpx.Response:
+        """The head of an answer; the body is still to be read, or to be closed."""
+        wait_s_max = self._limits.attempt_timeout_s
+        headers = await evaluate(self._headers, wait_s_max=wait_s_max)
+        params = await evaluate(self._params, wait_s_max=wait_s_max)
+        built = self._client.build_request(
+            request.method,
+            self._url(request.target, params),
+            headers={**headers, **(more or {}), **request.headers},
+            content=request.body,
+            timeout=httpx.Timeout(request.silence_s_max or wait_s_max, connect=self._limits.connect_timeout_s),
+        )
         try:
-            response = await self._client.send(request, stream=True)
+            return await self._client.send(built, stream=True)
         except httpx.RequestError as error:
             raise _attempt_failed(error) from error
-        if is_success(response.status_code):
-            return response
-        try:
-            raise error_of(response.status_code, response.headers, await self._body(response))
-        finally:
-            await response.aclose()
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    def _url(self, target: str, params: Mapping[str, str]) -> httpx.URL:
+        url = httpx.URL(self._base_url + target if target.startswith("/") else target)
+        if not params:
+            return url
+        merged = url.params.merge(params)
+        return url.copy_with(params=sorted(merged.multi_items()))  # PROTOCOL.md 10.1
+
+    async def _body(self, answer: httpx.Response) -> bytes:
         body = bytearray()
         try:
-            async for piece in response.aiter_bytes():
+            async for piece in answer.aiter_bytes():
                 body += piece
-                if len(body) > self._limits.batch_bytes_max:
-                    raise TooLarge(self._limits.batch_bytes_max)
+                if len(body) > self._answer_bytes_max:
+                    raise _too_large(self._answer_bytes_max)
         except httpx.RequestError as error:
             raise _attempt_failed(error) from error
         return bytes(body)
@@ -91,6 +166,8 @@ class EventConnection:
         self.headers: Mapping[str, str] = response.headers
         self.is_useful = False
         """Whether it brought anything new. The reader says so."""
+        self.fell_silent = False
+        """It was given up because nothing came for too long."""
         self._response = response
         self._meter = _Meter(response, bytes_max)
         metered = httpx.Response(response.status_code, headers=response.headers, stream=self._meter)
@@ -101,14 +178,23 @@ class EventConnection:
     def age_s(self) -> float:
         return anyio.current_time() - self._since_s
 
+    async def hear(self) -> None:
+        """Return when anything has come, be it a comment, or the end. Raises as `next_event`."""
+        try:
+            await self._meter.hear()
+        except httpx.RequestError as error:
+            raise _attempt_failed(error) from error
+
     async def next_event(self) -> ServerSentEvent | None:
         """The next event, or None when the server has ended the answer. One that is cut off is not seen.
 
-        Raises AttemptFailed when the connection is lost or silent for too long, TooLarge.
+        Raises AttemptFailed when the connection is lost or silent for too long, TooLarge, and BadAnswer for bytes that
+        are not UTF-8.
         """
         try:
             return await anext(self._events, None)
         except httpx.RequestError as error:
+            self.fell_silent = isinstance(error, httpx.ReadTimeout)
             raise _attempt_failed(error) from error
 
     def batch_taken(self) -> None:
@@ -121,20 +207,42 @@ class EventConnection:
 
 
 class _Meter(httpx.AsyncByteStream):
-    """The body of a response, counted. A parser keeps what has no end yet, so the count bounds what it holds."""
+    """The body of a live answer, counted and checked.
+
+    A parser keeps what has no end yet, so the count bounds what it holds. And it would put a replacement character for
+    what is no UTF-8, so that is refused before.
+    """
 
     def __init__(self, response: httpx.Response, bytes_max: int) -> None:
         self.bytes_seen = 0
-        self._response = response
+        self._pieces = response.aiter_raw()
+        self._heard = b""
         self._bytes_max = bytes_max
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+
+    async def hear(self) -> None:
+        self._heard = await anext(self._pieces, b"")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._response.aiter_raw():
-            self.bytes_seen += len(piece)
-            if self.bytes_seen > self._bytes_max:
-                raise TooLarge(self._bytes_max)
-            yield piece
+        yield self._take(self._heard)
+        async for piece in self._pieces:
+            yield self._take(piece)
+
+    def _take(self, piece: bytes) -> bytes:
+        self.bytes_seen += len(piece)
+        if self.bytes_seen > self._bytes_max:
+            raise _too_large(self._bytes_max)
+        try:
+            self._utf8.decode(piece)
+        except UnicodeDecodeError as error:
+            raise BadAnswer(f"events must be UTF-8: {error}") from error
+        return piece
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"more than {bytes_max} bytes in one answer or live batch; a limit of ours allows no more")
 
 
 def _attempt_failed(error: httpx.RequestError) -> AttemptFailed:
-    return AttemptFailed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return AttemptFailed(text, effect_unknown=not isinstance(error, _UNSENT))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,6 +12,7 @@ from consumer.batch import Batch
 from consumer.limits import Limits
 from consumer.reader import Reader, Snapshot
 from consumer.session import SessionFold
+from consumer.values import Values
 from consumer.wire import OFFSET_START, SESSION_PATH_PREFIX
 
 __all__ = ["Change", "SessionView"]
@@ -35,7 +36,8 @@ class SessionView:
     its message alone does not tell how the next chunk changes it; then the log is folded from its start instead, which
     costs the length of the session once. Either way the view equals what `GET /messages` answers at the same offset.
 
-    Entering raises what `Reader.messages` and `Reader.follow` raise.
+    `headers`, `params` and `limits` are those of a Reader. Entering raises what `Reader.messages` and `Reader.follow`
+    raise.
     """
 
     def __init__(
@@ -43,13 +45,14 @@ class SessionView:
         base_url: str,
         session_id: str,
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Values | None = None,
+        params: Values | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.session_id = session_id
         self.offset = OFFSET_START
         """Where the view stands in the session's stream."""
-        self._reader = Reader(base_url, headers=headers, limits=limits)
+        self._reader = Reader(base_url, headers=headers, params=params, limits=limits)
         self._stream = SESSION_PATH_PREFIX + session_id
         self._fold = SessionFold()
 
@@ -79,7 +82,7 @@ class SessionView:
         """Changes as they come, from where the view stands, until the session is closed.
 
         When a change is handed out, `messages` and `offset` have it already. One follower at a time. Raises what
-        `Reader.follow` raises; after OffsetGone or StreamNotFound the session was deleted or reset: open a new view.
+        `Reader.follow` raises; after Gone or NotFound the session was deleted or reset: open a new view.
         """
         async with aclosing(self._reader.follow(self._stream, self.offset)) as batches:
             async for batch in batches:

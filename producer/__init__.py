@@ -1,42 +1,67 @@
-"""The producer library: writes answers to a broker as they are generated, each chunk once and in order."""
+"""The producer library: writes answers to a broker as they are generated, each chunk once and in order.
 
-from producer.control import MessageReceipt, SessionReceipt, Stopped
-from producer.errors import (
+And raw streams: `Producer.streams` has all that the Durable Streams protocol knows of writing.
+"""
+
+from consumer.errors import (
+    AccessDenied,
     AttemptFailed,
+    BadAnswer,
+    BadRequest,
+    BodyTooLarge,
     BufferFull,
     ChunkTooLarge,
+    ClientError,
+    Closed,
+    Conflict,
     Fenced,
     Finished,
     Gap,
-    ProducerError,
+    Gone,
+    NotFound,
+    RateLimited,
     Refused,
+    TooLarge,
     Unavailable,
+    ValueFailed,
 )
+from consumer.transport import HttpTransport, Request, Response, Transport
+from producer.control import MessageReceipt, SessionReceipt, Stopped
 from producer.generation import Generation
 from producer.limits import Limits
 from producer.producer import Producer
 from producer.sender import Receipt
-from producer.transport import HttpTransport, Request, Response, Transport
 
 __all__ = [
+    "AccessDenied",
     "AttemptFailed",
+    "BadAnswer",
+    "BadRequest",
+    "BodyTooLarge",
     "BufferFull",
     "ChunkTooLarge",
+    "ClientError",
+    "Closed",
+    "Conflict",
     "Fenced",
     "Finished",
     "Gap",
     "Generation",
+    "Gone",
     "HttpTransport",
     "Limits",
     "MessageReceipt",
+    "NotFound",
     "Producer",
-    "ProducerError",
+    "RateLimited",
     "Receipt",
     "Refused",
     "Request",
     "Response",
     "SessionReceipt",
     "Stopped",
+    "TooLarge",
     "Transport",
     "Unavailable",
+    "ValueFailed",
 ]

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from enum import StrEnum
 
-from producer.encoding import chunks_body
+from producer.encoding import JSON_ARRAY, Framing
 from producer.limits import Limits
 
-__all__ = ["Batch", "Batcher", "Verb"]
-
-
-class Verb(StrEnum):
-    """What a batch does; the last part of its URL."""
-
-    CHUNKS = "chunks"
-    FINISH = "finish"
+__all__ = ["Batch", "Batcher"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What travels under one seq. Its bytes never change, however often it is sent: the broker compares them."""
 
-    verb: Verb
     body: bytes
     chunks: int
+    content_bytes: int
+    """The chunks without what separates them: what they counted for before they were sealed."""
+    last: bool = False
+    """It ends what it is written to: the finish of a generation, the close of a stream."""
 
 
 class Batcher:
@@ -35,7 +30,8 @@ class Batcher:
     at once for the first chunk. A due batch that nobody takes goes on growing until it is full.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, framing: Framing = JSON_ARRAY) -> None:
+        self._framing = framing
         self._linger_s = limits.linger_ms / 1000
         self._bytes_max = limits.batch_bytes_max
         self._chunks_max = limits.batch_chunks_max
@@ -64,15 +60,17 @@ class Batcher:
             self.seal()
         return begins or full
 
-    def add_finish(self, body: bytes) -> None:
+    def add_last(self, batch: Batch) -> None:
         """The last batch. Nothing may be added after it."""
         self.seal()
-        self._sealed.append(Batch(Verb.FINISH, body, chunks=0))
+        self._sealed.append(batch)
+        self.bytes += batch.content_bytes
+        self.chunks += batch.chunks
 
     def seal(self) -> None:
         """Make everything that is here due."""
         if self._open:
-            self._sealed.append(Batch(Verb.CHUNKS, chunks_body(self._open), len(self._open)))
+            self._sealed.append(Batch(self._framing.body(self._open), len(self._open), self._open_bytes))
             self._open = []
             self._open_bytes = 0
 
@@ -92,15 +90,10 @@ class Batcher:
             self.seal()
         batch = self._sealed.popleft()
         self._first = False
-        self.bytes -= content_bytes(batch)
+        self.bytes -= batch.content_bytes
         self.chunks -= batch.chunks
         return batch
 
     def _fits(self, encoded: bytes) -> bool:
-        # One byte for each comma, two for the brackets.
-        return self._open_bytes + len(self._open) + len(encoded) + 2 <= self._bytes_max
-
-
-def content_bytes(batch: Batch) -> int:
-    """The chunks of a batch without brackets and commas: what they counted for before they were sealed."""
-    return len(batch.body) - batch.chunks - 1 if batch.chunks else 0
+        together = self._framing.body_bytes(self._open_bytes + len(encoded), len(self._open) + 1)
+        return together <= self._bytes_max

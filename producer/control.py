@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from consumer.address import generation_target, messages_target, session_target, with_query
+from consumer.answer import read
+from consumer.retry import persist
+from consumer.transport import Request, Transport
 from consumer.wire import JSON
-from producer.address import generation_target, session_target, with_query
-from producer.answer import read
 from producer.encoding import encode_chunk
 from producer.limits import Limits
-from producer.retry import persist
-from producer.transport import Request, Transport
 
 __all__ = ["Control", "GenerationState", "MessageReceipt", "SessionReceipt", "Stopped"]
 
@@ -63,7 +63,7 @@ class GenerationState(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Control:
-    """The requests, each tried until it is answered or the deadline passed; see ProducerError for what they raise."""
+    """The requests, each tried until it is answered or the deadline passed. They raise what `consumer.errors` lists."""
 
     def __init__(self, transport: Transport, limits: Limits) -> None:
         self._transport = transport
@@ -79,7 +79,7 @@ class Control:
 
     async def send_message(self, session_id: str, message: Mapping[str, Any], txid: str | None) -> MessageReceipt:
         """Add a whole message, or confirm it."""
-        target = with_query(f"{session_target(session_id)}/messages", {"txid": txid})
+        target = with_query(messages_target(session_id), {"txid": txid})
         return await self._call(_json("POST", target, message), MessageReceipt)
 
     async def stop(self, session_id: str, generation_id: str, requested_by: str | None, reason: str | None) -> Stopped:
@@ -94,7 +94,7 @@ class Control:
         return await self._call(Request("GET", generation_target(session_id, generation_id)), GenerationState)
 
     async def _call(self, request: Request, shape: type[T]) -> T:
-        return await persist(partial(self._once, request, shape), self._limits)
+        return await persist(partial(self._once, request, shape), self._limits, deadline_s=self._limits.deadline_s)
 
     async def _once(self, request: Request, shape: type[T]) -> T:
         return read(await self._transport.send(request), shape)

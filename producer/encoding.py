@@ -1,12 +1,17 @@
-"""A chunk as the bytes that travel: any JSON value, encoded once, when it is written."""
+"""What is written as the bytes that travel: encoded once, when it is written, and framed when a batch is cut."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
+
+from consumer.answer import media_type
+from consumer.wire import JSON
+
+__all__ = ["BYTES", "JSON_ARRAY", "Framing", "encode", "encode_chunk", "framing_of"]
 
 _encode_fast = msgspec.json.Encoder().encode
 _encode_strictly = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
@@ -29,13 +34,46 @@ def encode_chunk(chunk: Any) -> bytes:
     return encoded if b"null" not in encoded else _encode_exactly(chunk)
 
 
-def chunks_body(encoded: Iterable[bytes]) -> bytes:
-    """Encoded chunks as one request body.
+class Framing(NamedTuple):
+    """How encoded chunks become one request body."""
 
-    Always an array, for one chunk too: the broker takes an outermost array as a list of chunks, so a chunk that is an
-    array itself has to be inside another.
+    opening: bytes
+    separator: bytes
+    closing: bytes
+
+    def body(self, encoded: Sequence[bytes]) -> bytes:
+        """The body that holds these."""
+        return self.opening + self.separator.join(encoded) + self.closing
+
+    def body_bytes(self, content_bytes: int, chunks: int) -> int:
+        """How long the body of that many chunks is."""
+        return len(self.opening) + content_bytes + len(self.separator) * (chunks - 1) + len(self.closing)
+
+
+JSON_ARRAY: Final = Framing(b"[", b",", b"]")
+"""Always an array, for one chunk too: a broker takes an outermost array as a list of records (PROTOCOL.md 9.1.2), so a
+record that is an array itself has to be inside another."""
+BYTES: Final = Framing(b"", b"", b"")
+"""A byte stream has no records: what is appended together is one piece."""
+
+
+def framing_of(content_type: str) -> Framing:
+    """How the records of a stream of this type travel."""
+    return JSON_ARRAY if media_type(content_type) == JSON else BYTES
+
+
+def encode(content_type: str, data: Any) -> bytes:
+    """One record of a JSON stream (any JSON value), or a piece of any other: bytes, or text, which becomes UTF-8.
+
+    Raises TypeError if it is neither, and UnicodeEncodeError for half a surrogate pair in text.
     """
-    return b"[" + b",".join(encoded) + b"]"
+    if framing_of(content_type) is JSON_ARRAY:
+        return encode_chunk(data)
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"a stream of {content_type} takes bytes or text, not {type(data).__name__}")
 
 
 def _encode_exactly(chunk: Any) -> bytes:

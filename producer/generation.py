@@ -10,16 +10,15 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import anyio
-import anyio.lowlevel
 
+from consumer.address import checked_id, generation_target
+from consumer.errors import ClientError, Fenced, Refused
+from consumer.transport import Transport
 from consumer.wire import ENDED, Code, Reason, Status
-from producer.address import checked_id, generation_target
 from producer.control import Control, Stopped
 from producer.encoding import encode_chunk
-from producer.errors import BufferFull, ChunkTooLarge, Fenced, Finished, ProducerError, Refused
 from producer.limits import Limits
 from producer.sender import Place, Receipt, Sender
-from producer.transport import Transport
 
 __all__ = ["Generation", "Opening"]
 
@@ -99,7 +98,6 @@ class Generation:
         """Chunks still to be skipped: durable already, and about to be written again."""
         self._was_complete = False
         """Taken up after its finish: all that is left is to skip what is written again, and to finish likewise."""
-        self._error_told = False
         self._entered: Sender | None = None
 
     @property
@@ -130,7 +128,7 @@ class Generation:
         return self._sender.fenced
 
     @property
-    def error(self) -> ProducerError | None:
+    def error(self) -> ClientError | None:
         """Why it can go no further; None while it can, and after an ending that went well."""
         return self._sender.error
 
@@ -145,24 +143,14 @@ class Generation:
         an earlier chunk could not be delivered (see there; nothing more can be written), Finished after `finish`.
         """
         encoded = self._encoded(chunk)
-        if encoded is None:
-            return
-        if self._sender.unseen:
-            await anyio.lowlevel.checkpoint()
-        while not self._sender.has_room(encoded):
-            self._check()
-            await self._sender.changed.wait()
-        self._check()
-        self._sender.add(encoded)
+        if encoded is not None:
+            await self._sender.put(encoded)
 
     def write_nowait(self, chunk: Any) -> None:
         """As `write`, but raises BufferFull instead of waiting; the chunk is then not queued."""
         encoded = self._encoded(chunk)
-        if encoded is None:
-            return
-        if not self._sender.has_room(encoded):
-            raise BufferFull("the buffer has no room for this chunk")
-        self._sender.add(encoded)
+        if encoded is not None:
+            self._sender.put_nowait(encoded)
 
     async def flush(self) -> Receipt | None:
         """Wait until everything written before the call is durable; returns the newest receipt.
@@ -170,14 +158,7 @@ class Generation:
         None if this process has not written anything. Raises what `write` raises, and Unavailable if it took longer
         than `flush_timeout_s`; the sending then goes on.
         """
-        target = self._sender.chunks_written
-        self._sender.hurry()
-        with anyio.move_on_after(self._limits.flush_timeout_s):
-            while self._sender.chunks_durable < target:
-                self._raise_error()
-                await self._sender.changed.wait()
-            return self.receipt
-        raise self._sender.unavailable(f"not flushed within {self._limits.flush_timeout_s:g} s")
+        return await self._sender.flush()
 
     async def finish(
         self,
@@ -199,10 +180,10 @@ class Generation:
             raise ValueError(f"a generation cannot be finished as {end}")
         if self._was_complete and end is Status.COMPLETE:
             return None
-        self._check()
+        self._sender.check()
         self._close(end, reason=reason, error=error, usage=usage, metadata=metadata)
         await self._sender.over.wait()
-        self._raise_error()
+        self._sender.raise_error()
         return self.receipt
 
     async def stop(self, *, requested_by: str | None = None, reason: str | None = None) -> Stopped | None:
@@ -213,7 +194,7 @@ class Generation:
         over in any case, and the lease ends the generation.
         """
         self._sender.abandon(Fenced(Reason.STOPPED, generation_status=Status.ABORTED))
-        self._error_told = True
+        self._sender.error_told = True
         await self._sender.over.wait()
         if not self._sender.has_sent:
             return None
@@ -241,14 +222,12 @@ class Generation:
     ) -> None:
         if not self._sender.closing and self.error is None:
             self._close_because(error)
-        with anyio.CancelScope(shield=True):
-            await self._sender.over.wait()
-        if self.error is None or self._error_told or error is self.error:
+        await self._sender.wait_over()
+        if self.error is None or self._sender.error_told or error is self.error:
             return
         if error is None:
-            self._raise_error()
-        else:
-            self._note(error, self.error)
+            raise self.error
+        self._note(error, self.error)
 
     @property
     def _sender(self) -> Sender:
@@ -261,22 +240,8 @@ class Generation:
         if self._skip:
             self._skip -= 1
             return None
-        self._check()
-        encoded = encode_chunk(chunk)
-        if len(encoded) > self._limits.chunk_bytes_max:
-            raise ChunkTooLarge(f"a chunk of {len(encoded)} bytes; {self._limits.chunk_bytes_max} are allowed")
-        return encoded
-
-    def _check(self) -> None:
-        """Raise if nothing more can be written."""
-        self._raise_error()
-        if self._sender.closing:
-            raise Finished("the generation is finished")
-
-    def _raise_error(self) -> None:
-        if self.error is not None:
-            self._error_told = True
-            raise self.error
+        self._sender.check()
+        return encode_chunk(chunk)
 
     def _close(self, status: Status, **facts: Any) -> None:
         given = {name: fact for name, fact in facts.items() if fact is not None}
@@ -290,7 +255,7 @@ class Generation:
         else:
             self._close(Status.ABORTED, reason="cancelled")
 
-    def _note(self, leaving: BaseException, lost: ProducerError) -> None:
+    def _note(self, leaving: BaseException, lost: ClientError) -> None:
         text = f"the generation {self.generation_id} could not be ended: {lost}"
         leaving.add_note(text)
         if not isinstance(leaving, Exception):

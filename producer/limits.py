@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from consumer.limits import RequestLimits
+
+__all__ = ["Limits"]
 
 KIB = 1024
 MIB = 1024 * KIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(RequestLimits):
     """What a producer allows itself; all values are positive, `linger_ms` may be 0.
 
     Raises ValueError if one is not, or if two contradict each other.
@@ -36,32 +40,27 @@ class Limits:
     chunk_bytes_max: int = 1 * MIB - KIB
     """One chunk as JSON. With the array around it, it still fits the smallest body limit of a broker (1 MiB)."""
 
-    connect_timeout_s: float = 5.0
-    attempt_timeout_s: float = 10.0
-    """Silence of a connection after which an attempt is given up. Above the broker's own 5 s wait for room, after which
-    it answers 503 itself."""
-    deadline_s: float = 60.0
-    """From the first attempt of a request to giving it up, all attempts and waits included. A broker's restart takes
-    seconds; a machine's takes a minute."""
+    deadline_s: float | None = 60.0
+    """A broker's restart takes seconds; a machine's takes a minute, and what is being written cannot be read again."""
     flush_timeout_s: float = 60.0
     finish_timeout_s: float = 30.0
     """The ending of a generation: what is unacknowledged, and the finish. It also bounds how long a cancelled scope is
     held up. Whatever a broker did not get by then, its lease ends the generation."""
-    backoff_s_initial: float = 0.1
-    backoff_s_max: float = 5.0
-    backoff_s_jitter: float = 0.25
-    """Added at random to each wait, so that the producers of a restarted broker do not return in step."""
 
+    answer_bytes_max: int = 1 * MIB
+    """One answer. Acknowledgements and refusals are hundreds of bytes; what is larger is not a broker's."""
     connections_max: int = 100
     """Of one Producer, whatever its generations: below the usual 1024 file descriptors of a process."""
     connection_idle_s: float = 60.0
     """How long an idle connection is kept. If the broker closes it earlier, that is noticed before use."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) <= 0 and field.name != "linger_ms":
-                raise ValueError(f"{field.name} must be above 0")
+        RequestLimits.__post_init__(self)  # a class with slots is made anew by `dataclass`, and `super()` gets lost
         if self.linger_ms < 0:
             raise ValueError("linger_ms must not be below 0")
         if self.chunk_bytes_max > self.buffer_bytes_max:
             raise ValueError("chunk_bytes_max must not be above buffer_bytes_max: such a chunk would wait for ever")
+
+    @staticmethod
+    def _may_be_zero() -> frozenset[str]:
+        return frozenset({"linger_ms"})

@@ -9,13 +9,14 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 
+from consumer.transport import HttpTransport, Pool, Transport
+from consumer.values import Values
 from consumer.wire import Status
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
 from producer.encoding import encode_chunk
 from producer.generation import Generation, Opening
 from producer.limits import Limits
 from producer.sender import Sender
-from producer.transport import HttpTransport, Transport
 
 __all__ = ["Producer"]
 
@@ -35,8 +36,10 @@ class Producer:
     and goes on when a request is cancelled. Leaving it ends the generations that are still open as `aborted`, with
     everything they have written; that takes at most `finish_timeout_s`, and no cancellation cuts it short.
 
-    All requests are retried on connection errors, time outs, 408, 429 and 5xx, as long as the deadline allows; doing
-    so never doubles anything. Raises ValueError if the URL is not http or https.
+    `headers` and `params` go with every request; a function among them, async or not, is called for each one, so that a
+    token can be renewed. All requests are retried on connection errors, time outs, 408, 429 and 5xx, as long as the
+    deadline allows; doing so never doubles anything. Every error is one of `consumer.errors`. Raises ValueError if the
+    URL is not http or https, or a parameter is the protocol's own (`offset`, `live`, `cursor`).
     """
 
     def __init__(
@@ -44,11 +47,12 @@ class Producer:
         url: str,
         *,
         limits: Limits | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Values | None = None,
+        params: Values | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._limits = limits or Limits()
-        self._transport = transport or HttpTransport(url, self._limits, headers)
+        self._transport = transport or _http(url, self._limits, headers, params)
         self._control = Control(self._transport, self._limits)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._senders: set[Sender] = set()
@@ -173,3 +177,13 @@ class Producer:
             await sender.run()
         finally:
             self._senders.discard(sender)
+
+
+def _http(url: str, limits: Limits, headers: Values | None, params: Values | None) -> HttpTransport:
+    pool = Pool(
+        answer_bytes_max=limits.answer_bytes_max,
+        connections_max=limits.connections_max,
+        connections_idle_max=limits.connections_max,
+        connection_idle_s=limits.connection_idle_s,
+    )
+    return HttpTransport(url, limits, pool, headers=headers, params=params)

@@ -1,6 +1,8 @@
-"""Which batches of a generation are under way, which may be sent, and which are durable. Pure: a state machine.
+"""Which batches of one writer are under way, which may be sent, and which are durable. Pure: a state machine.
 
-The broker accepts the batches of a generation in the order of their seq and in no other. Requests travel over several
+A writer is a generation, or the producer of a raw stream.
+
+The broker accepts the batches of one writer in the order of their seq and in no other. Requests travel over several
 connections and overtake each other; answers get lost. Two rules make that harmless:
 
 - A batch is sent the first time as soon as there is room. It is sent *again* only as the head of the window, when
@@ -12,9 +14,10 @@ connections and overtake each other; answers get lost. Two rules make that harml
 While one waits to be sent again, nothing new is admitted: it would meet a gap for certain, and the window would go on
 like that for ever, two requests for each batch. What is written meanwhile makes the next batch larger.
 
-Nothing follows the first batch until that is acknowledged. There a generation opens, and there a second writer of the
-same generation is found out (its bytes under that seq differ), before a batch of ours could be taken after one of its.
-For the same reason an answer settles its own batch only: that batch 6 was accepted does not prove that 5 was ours.
+Nothing follows the first batch until that is acknowledged. There a generation opens or an epoch begins, and there a
+second writer under the same name is found out (its bytes under that seq differ), before a batch of ours could be taken
+after one of its. For the same reason an answer settles its own batch only: that batch 6 was accepted does not prove
+that 5 was ours.
 
 A flight moves: ready → sent → (held → ready → sent …) → acknowledged, and is then forgotten.
 """
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from producer.batcher import Batch, content_bytes
+from producer.batcher import Batch
 
 __all__ = ["Flight", "State", "Window"]
 
@@ -53,7 +56,7 @@ class Flight:
 
 
 class Window(Generic[R]):
-    """The flights of one generation, oldest first. `R` is what an acknowledgement carries.
+    """The flights of one writer, oldest first. `R` is what an acknowledgement carries.
 
     Always: acked_seq < every seq in flight < next_seq, and between them nothing is missing that was not acknowledged.
     """
@@ -98,7 +101,7 @@ class Window(Generic[R]):
         flight = Flight(self.next_seq, batch)
         self._flights[flight.seq] = flight
         self.next_seq += 1
-        self.bytes += content_bytes(batch)
+        self.bytes += batch.content_bytes
         self.chunks += batch.chunks
         return flight
 
@@ -110,7 +113,7 @@ class Window(Generic[R]):
     def acknowledge(self, flight: Flight, receipt: R) -> None:
         """The broker has it, as new or as a duplicate."""
         del self._flights[flight.seq]
-        self.bytes -= content_bytes(flight.batch)
+        self.bytes -= flight.batch.content_bytes
         self.chunks -= flight.batch.chunks
         self._early[flight.seq] = (receipt, flight.batch.chunks)
         while (next_acked := self._early.pop(self.acked_seq + 1, None)) is not None:

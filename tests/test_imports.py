@@ -41,6 +41,10 @@ class Wall(NamedTuple):
 LEAVES = ("broker.errors", "broker.limits", "consumer.wire")
 # What the two files of the SQLite engine have in common: their folder, and how they are opened.
 FILES = ("broker.data_dir", "broker.sqlite")
+# What reading and writing clients have in common: how a request travels, what its answer means, when it is repeated.
+CLIENT_BASE = tuple(
+    f"consumer.{part}" for part in ("address", "answer", "errors", "limits", "retry", "transport", "values")
+)
 CLIENT_LIBRARIES = ("anyio", "click", "httpx", "httpx_sse", "msgspec", "stamina")
 
 WALLS = [
@@ -53,9 +57,12 @@ WALLS = [
         ours=("broker", "consumer.wire", "consumer.fold", "consumer.session", "consumer.plain"),
         doors=("broker.cli", "broker.demo"),
     ),
-    Wall("producer", ours=("producer", "consumer.wire"), others=CLIENT_LIBRARIES),
+    Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=CLIENT_LIBRARIES),
     Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES),
     Wall("consumer.wire", ours=(), others=("msgspec",)),
+    Wall("consumer.errors", ours=("consumer.wire",), others=()),
+    Wall("consumer.answer", ours=("consumer.errors", "consumer.wire"), others=("msgspec",)),
+    Wall("consumer.limits", ours=(), others=()),
 ]
 
 # Only the application chooses an engine; everybody else knows the port that all engines share.

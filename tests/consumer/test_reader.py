@@ -11,12 +11,13 @@ import pytest
 from consumer import (
     AccessDenied,
     BadAnswer,
+    BadRequest,
     Batch,
+    Gone,
     Limits,
-    OffsetGone,
+    NotFound,
     Reader,
     Refused,
-    StreamNotFound,
     TooLarge,
     Unavailable,
 )
@@ -295,12 +296,12 @@ async def test_it_does_not_wait_longer_than_its_own_limit() -> None:
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (400, Refused),
+        (400, BadRequest),
         (401, AccessDenied),
         (403, AccessDenied),
-        (404, StreamNotFound),
-        (405, Refused),
-        (410, OffsetGone),
+        (404, NotFound),
+        (405, BadRequest),
+        (410, Gone),
     ],
 )
 @pytest.mark.parametrize("phase", ["page", "live"])
@@ -321,7 +322,7 @@ async def test_a_refusal_is_a_typed_error_with_the_problem_and_is_not_repeated(
 async def test_a_refusal_by_a_proxy_is_told_as_it_is() -> None:
     async with Model() as model:
         model.faults.append(Fault(status=404, body=b"<html>nothing here"))
-        with pytest.raises(StreamNotFound, match=r"HTTP_404.*<html>nothing here"):
+        with pytest.raises(NotFound, match=r"HTTP_404.*<html>nothing here"):
             await followed(model)
 
 

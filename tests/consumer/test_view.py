@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumer import BadAnswer, SessionView, StreamNotFound
+from consumer import BadAnswer, NotFound, SessionView
 from consumer.session import SessionFold
 from tests.consumer.model import Fault, Model
 from tests.consumer.records import answer, chunk, ended, opened, whole
@@ -90,7 +90,7 @@ async def test_it_goes_on_across_a_lost_connection() -> None:
 async def test_a_session_that_is_not_there_cannot_be_entered() -> None:
     async with Model() as model:
         model.faults.append(Fault(status=404))
-        with pytest.raises(StreamNotFound):
+        with pytest.raises(NotFound):
             async with SessionView(model.url, "s"):
                 pass
 

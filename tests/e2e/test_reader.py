@@ -9,7 +9,7 @@ import anyio
 import httpx
 import pytest
 
-from consumer import Limits, OffsetGone, Reader, SessionView, StreamNotFound
+from consumer import Gone, Limits, NotFound, Reader, SessionView
 from producer import Limits as ProducerLimits, Producer
 from tests.live import Broker
 
@@ -126,10 +126,10 @@ async def test_an_offset_of_a_deleted_stream_is_gone_even_if_it_exists_again(bro
     async with Reader(broker.url, limits=PROMPT) as reader:
         offset = (await reader.read("again")).next_offset
         await delete(broker, "again")
-        with pytest.raises(StreamNotFound):
+        with pytest.raises(NotFound):
             await reader.read("again", offset)
         await put(broker, "again", "application/json", b"[3,4,5]")
-        with pytest.raises(OffsetGone):
+        with pytest.raises(Gone):
             await reader.read("again", offset)
         assert (await reader.read("again")).records == [3, 4, 5]
 

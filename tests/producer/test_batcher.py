@@ -2,9 +2,10 @@ import json
 
 from hypothesis import given, strategies as st
 
-from producer.batcher import Batch, Batcher, Verb, content_bytes
+from producer.batcher import Batch, Batcher
 from producer.limits import Limits
 
+FINISH = Batch(b"{}", chunks=0, content_bytes=0, last=True)
 SMALL = Limits(linger_ms=10, batch_bytes_max=64, batch_chunks_max=4)
 
 
@@ -42,7 +43,7 @@ def test_full_batch_is_due_before_its_linger() -> None:
         assert batcher.wait_s(5.0) != 0.0
         batcher.add(chunk, now_s=5.0)
     assert batcher.wait_s(5.0) == 0.0
-    assert batcher.take() == Batch(Verb.CHUNKS, b"[1,2,3,4]", 4)
+    assert batcher.take() == Batch(b"[1,2,3,4]", chunks=4, content_bytes=4)
 
 
 def test_sealed_batch_is_due_before_its_linger() -> None:
@@ -64,9 +65,9 @@ def test_chunk_above_the_batch_limit_travels_alone() -> None:
 def test_finish_follows_everything_that_was_written() -> None:
     batcher = past_the_first()
     batcher.add(b"1", now_s=5.0)
-    batcher.add_finish(b"{}")
-    assert batcher.take() == Batch(Verb.CHUNKS, b"[1]", 1)
-    assert batcher.take() == Batch(Verb.FINISH, b"{}", 0)
+    batcher.add_last(FINISH)
+    assert batcher.take() == Batch(b"[1]", chunks=1, content_bytes=1)
+    assert batcher.take() == FINISH
     assert batcher.wait_s(5.0) is None
 
 
@@ -86,7 +87,7 @@ def test_batches_are_what_was_written_in_order_and_within_the_limits(
             batcher.seal()
         batcher.add(chunk, now_s=0.0)
     assert batcher.chunks + sum(batch.chunks for batch in batches) == len(written)
-    assert batcher.bytes + sum(content_bytes(batch) for batch in batches) == sum(map(len, written))
+    assert batcher.bytes + sum(batch.content_bytes for batch in batches) == sum(map(len, written))
     while batcher.wait_s(0.0) is not None:
         batches.append(batcher.take())
     assert [chunk for batch in batches for chunk in json.loads(batch.body)] == [json.loads(chunk) for chunk in written]

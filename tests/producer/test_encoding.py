@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from producer.encoding import chunks_body, encode_chunk
+from producer.encoding import BYTES, JSON_ARRAY, Framing, encode, encode_chunk, framing_of
 
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -29,7 +29,37 @@ def test_lone_surrogates_arrive_as_they_were(text: str) -> None:
 
 @given(st.lists(json_values, min_size=1, max_size=5))
 def test_body_is_always_an_array_of_chunks(values: list[Any]) -> None:
-    assert json.loads(chunks_body(encode_chunk(value) for value in values)) == values
+    assert json.loads(JSON_ARRAY.body([encode_chunk(value) for value in values])) == values
+
+
+@given(st.lists(st.binary(), min_size=1, max_size=5), st.sampled_from([JSON_ARRAY, BYTES]))
+def test_length_of_a_body_is_known_before_it_is_made(encoded: list[bytes], framing: Framing) -> None:
+    assert framing.body_bytes(sum(map(len, encoded)), len(encoded)) == len(framing.body(encoded))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "data", "encoded"),
+    [
+        ("application/json; charset=utf-8", ["a"], b'["a"]'),
+        ("application/json", "a", b'"a"'),
+        ("text/plain", "\u00e9", b"\xc3\xa9"),
+        ("text/plain", b"\xff", b"\xff"),
+        ("image/png", bytearray(b"\0"), b"\0"),
+        ("application/ndjson", memoryview(b"{}\n"), b"{}\n"),
+    ],
+)
+def test_data_is_encoded_as_the_content_type_has_it(content_type: str, data: Any, encoded: bytes) -> None:
+    assert encode(content_type, data) == encoded
+
+
+@pytest.mark.parametrize("data", [{}, 1, None, ["a"]])
+def test_a_stream_of_bytes_takes_no_json(data: Any) -> None:
+    with pytest.raises(TypeError, match="bytes or text"):
+        encode("text/plain", data)
+
+
+def test_only_json_has_records() -> None:
+    assert [framing_of(name) for name in ("application/JSON", "application/ndjson")] == [JSON_ARRAY, BYTES]
 
 
 def endless() -> list[Any]:

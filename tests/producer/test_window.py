@@ -6,14 +6,14 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from producer.batcher import Batch, Verb
+from producer.batcher import Batch
 from producer.window import Flight, State, Window
 
 IN_FLIGHT_MAX = 4
 
 
 def batch(number: int) -> Batch:
-    return Batch(Verb.CHUNKS, f"[{number}]".encode(), 1)
+    return Batch(f"[{number}]".encode(), chunks=1, content_bytes=len(str(number)))
 
 
 def opened(in_flight_max: int = IN_FLIGHT_MAX) -> Window[int]:
