@@ -16,7 +16,7 @@ import msgspec
 from broker import limits
 from broker.core.page import records
 from broker.core.state import Stream
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Unavailable
 from broker.partition import Partition
 from broker.store import Snapshot
 from consumer.plain import JSONObject
@@ -98,11 +98,18 @@ class Materializer:
             await asyncio.sleep(ROUND_S)
 
     async def messages(self, path: str) -> Messages | None:
-        """All messages of the session whose stream is at `path`, folded up to its tail; None when there is none."""
-        stream = await self._partition.stream(path)
-        if stream is None or not path.startswith(SESSION_PATH_PREFIX):
+        """All messages of the session whose stream is at `path`, folded up to its tail; None when there is none.
+
+        Raises Unavailable when what is stored cannot be read.
+        """
+        stream = await self._session_stream(path)
+        if stream is None:
             return None
         live = await self._caught_up(path, stream)
+        if live.position < stream.tail:
+            if await self._session_stream(path) is None:
+                return None
+            raise Unavailable("the session could not be read to its end just now")
         return Messages(stream, live.position, live.fold.items())
 
     def snapshots(self) -> list[Snapshot]:
@@ -116,11 +123,16 @@ class Materializer:
                 self._cue.set()
 
     async def _follow(self, path: str) -> None:
-        stream = await self._partition.stream(path)
+        stream = await self._session_stream(path)
         if stream is None:
             self._live.pop(path, None)
         else:
             await self._caught_up(path, stream)
+
+    async def _session_stream(self, path: str) -> Stream | None:
+        """The stream of a session; None once that is deleted, also while forks keep the records."""
+        stream = await self._partition.stream(path)
+        return None if stream is None or stream.deleted else stream
 
     async def _caught_up(self, path: str, stream: Stream) -> _Live:
         """The session with everything folded that was applied when this was called, or more."""
@@ -154,7 +166,7 @@ class Materializer:
     async def _fold_up_to(self, path: str, live: _Live, stream: Stream) -> None:
         while live.position < stream.tail:
             page = await self._partition.read(path, stream, live.position, limits.READ_BYTES_MAX)
-            if page is None:  # the stream ended meanwhile; whoever asked finds out next time
+            if page is None:  # the stream ended meanwhile, or a checkpoint moved what was looked for
                 return
             found = records(page)
             for start in range(0, len(found), SLICE_RECORDS):

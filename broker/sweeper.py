@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 from broker.core.entry import AckOptions, Entry, Kind, LeaseOptions, encode_options
 from broker.core.fork import unref_entry
-from broker.core.state import Generation, Subscription, Wake
+from broker.core.state import Child, Generation, Subscription, Wake
 from broker.core.subscription import is_leased
 from broker.errors import BrokerError
 from broker.partition import Partition
@@ -28,8 +28,8 @@ TICK_S = 0.25
 """How often leases are looked at: well below the shortest lease, so an end comes within one lease of its due time."""
 SOURCES_S = 30.0
 """How often the children of all sources are looked for; the first time at once."""
-EXPIRE_STREAMS_MAX = 256
-"""Overdue streams taken away in one tick; the others wait for the next."""
+ENTRIES_MAX = 256
+"""Proposed at once, to share a commit: overdue streams, leases that ran out, forks that are gone."""
 
 
 class _Lease:
@@ -53,67 +53,72 @@ class _Held(NamedTuple):
 
 
 class Sweeper:
-    """Runs beside a partition; `run` until cancelled."""
+    """Runs beside a partition; `run` until cancelled. Its parts raise BrokerError: then they are to be tried again."""
 
     def __init__(self, partition: Partition, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._partition = partition
         self._monotonic = monotonic
-        self._sources_looked_at = -SOURCES_S
         self._leases: dict[tuple[str, str, int], _Lease] = {}  # by `_Held.key`
 
     async def run(self) -> None:
-        """Tick until cancelled. A partition that refuses or stops is no reason to end: it is tried again."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            try:
-                await self.tick()
-            except BrokerError as error:
-                log.warning("sweep put off: %s", error)
+        """Sweep until cancelled. Each part by itself: however much there is to clear up, a lease ends in time."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_repeat(self.end_leases, TICK_S))
+            tasks.create_task(_repeat(self.clear_up, TICK_S))
+            tasks.create_task(_repeat(self.look_at_sources, SOURCES_S))
 
-    async def tick(self) -> None:
-        """One look at everything that time may have ended."""
+    async def end_leases(self) -> None:
+        """End what dead producers and workers have left open."""
         if not self._partition.healthy:
             return
-        await self._expire_streams()
-        await self._expire_leases()
-        await self._tell_sources()
-        await self._partition.sweep()
-
-    async def _expire_streams(self) -> None:
-        for path, incarnation in await self._partition.overdue(EXPIRE_STREAMS_MAX):
-            await self._partition.propose(Entry(Kind.EXPIRE, path, incarnation=incarnation))
-
-    async def _tell_sources(self) -> None:
-        """Take the notes of forks that went from their sources. One that could not be told is told next time."""
-        partition = self._partition
-        while partition.orphans:
-            await partition.propose(unref_entry(*partition.orphans[0]))
-            del partition.orphans[0]
-        if self._monotonic() >= self._sources_looked_at + SOURCES_S:
-            self._sources_looked_at = self._monotonic()
-            await self._look_at_sources()
-
-    async def _look_at_sources(self) -> None:
-        """Find the notes of forks that never came, or that went unseen: a crash between two entries leaves them."""
-        partition, now_ms = self._partition, self._partition.now_ms()
-        async for path in partition.sources():
-            source = await partition.stream(path)
-            for child in source.children if source is not None else ():
-                stream = await partition.stream(child.path)
-                is_there = stream is not None and stream.incarnation == child.incarnation
-                if source is not None and not is_there and now_ms > child.deadline_ms:
-                    orphan = (path, source.incarnation, child.path, child.incarnation)
-                    await partition.propose(unref_entry(*orphan))
-
-    async def _expire_leases(self) -> None:
         silent, dead = self._look()
         if silent:
             await self._partition.propose(Entry(Kind.NOOP, ""))
             proved_at = self._monotonic()
             for lease in silent:
                 lease.proved_at = proved_at
-        for held in dead:
-            await self._partition.propose(held.end())
+        await self._propose([held.end() for held in dead[:ENTRIES_MAX]])
+
+    async def clear_up(self) -> None:
+        """Take away streams whose time is over, tell sources which forks went, and sweep what ended lives left."""
+        partition = self._partition
+        if not partition.healthy:
+            return
+        overdue = await partition.overdue(ENTRIES_MAX)
+        await self._propose([Entry(Kind.EXPIRE, path, incarnation=incarnation) for path, incarnation in overdue])
+        while partition.orphans:
+            told = partition.orphans[:ENTRIES_MAX]
+            await self._propose([unref_entry(*orphan) for orphan in told])
+            del partition.orphans[: len(told)]  # only now: what could not be told is told next time
+        await partition.sweep()
+
+    async def look_at_sources(self) -> None:
+        """Find the notes of forks that never came, or that went unseen: a crash between two entries leaves them."""
+        partition = self._partition
+        if not partition.healthy:
+            return
+        now_ms = partition.now_ms()
+        async for path in partition.sources():
+            source = await partition.stream(path)
+            for child in source.children if source is not None else ():
+                if source is not None and now_ms > child.deadline_ms and not await self._is_there(child):
+                    await partition.propose(unref_entry(path, source.incarnation, child.path, child.incarnation))
+
+    async def _is_there(self, child: Child) -> bool:
+        """Whether a fork whose deadline has passed exists: if so, its source must keep what it inherits."""
+        if await self._has(child):
+            return True
+        # Gone; or on its way since before its deadline; or overdue and not yet taken away, while forks of its own need
+        # what it inherits. Behind an entry that names its row the last two are settled.
+        await self._partition.propose(Entry(Kind.EXPIRE, child.path))
+        return await self._has(child)
+
+    async def _has(self, child: Child) -> bool:
+        stream = await self._partition.stream(child.path)
+        return stream is not None and stream.incarnation == child.incarnation
+
+    async def _propose(self, entries: list[Entry]) -> None:
+        await asyncio.gather(*(self._partition.propose(entry) for entry in entries))
 
     def _look(self) -> tuple[list[_Lease], list[_Held]]:
         """The leases that have been silent for two thirds, and those that are dead."""
@@ -161,3 +166,13 @@ def _end_of_wake(subscription: Subscription, wake: Wake) -> Entry:
         incarnation=subscription.birth,
         options=encode_options(options),
     )
+
+
+async def _repeat(part: Callable[[], Awaitable[None]], pause_s: float) -> None:
+    """Until cancelled. A partition that refuses or stops is no reason to end: it is tried again."""
+    while True:
+        try:
+            await part()
+        except BrokerError as error:
+            log.warning("sweep put off: %s", error)
+        await asyncio.sleep(pause_s)

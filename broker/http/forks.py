@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
+
 from broker import limits
 from broker.core.entry import Entry, ForkOptions, ForkRefOptions, Kind, encode_options
 from broker.core.fork import lineage_of
@@ -62,9 +64,10 @@ def ref_of(request: Request, now_ms: int) -> Entry:
     return _entry(Kind.FORK_REF, _source_path(request), request, options)
 
 
-def fork_of(request: Request, body: bytes, ref: Entry, source: Stream, position: int, now_ms: int) -> Entry:
+def fork_of(request: Request, body: bytes, ref: Entry, source: Stream, position: int) -> Entry:
     """The entry that makes the fork, now that the source has agreed to `ref`. Raises BadRequest for a bad body.
 
+    The deadline is the one that the source was told: it keeps its records for a child that comes by then, no longer.
     A lifetime that the request leaves open is the source's, by value (the table of PROTOCOL.md 4.2).
     """
     wanted = configuration_of(request.headers, source.content_type)
@@ -73,7 +76,7 @@ def fork_of(request: Request, body: bytes, ref: Entry, source: Stream, position:
         source_path=ref.path,
         source_incarnation=source.incarnation,
         lineage=lineage_of(source, ref.path, position),
-        deadline_ms=now_ms + limits.FORK_MS_MAX,
+        deadline_ms=msgspec.msgpack.decode(ref.options, type=ForkRefOptions).deadline_ms,
         offset=_offset(request),
         sub_offset=_sub_offset(request),
         content_type=wanted.content_type,

@@ -87,12 +87,17 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.INTERNAL: Standing(500, "Internal error", retryable=True),
 }
 
+RETRY_AFTER_MS: Final = 1_000
+"""When to come back where nothing better is known: a client that is told nothing comes back at once."""
+
 _encode = msgspec.json.Encoder().encode
 
 
 def problem(code: Code, detail: str = "", *, request_id: str = "", retry_after_ms: int | None = None) -> Problem:
     """The problem for `code`; the caller adds the facts that it knows."""
     standing = standing_of[code]
+    if retry_after_ms is None and standing.retryable:
+        retry_after_ms = RETRY_AFTER_MS
     return Problem(
         status=standing.status,
         code=code.value,

@@ -69,7 +69,7 @@ class StreamApi:
             return streams.answer(request, entry, outcome, partition.durability)
         ref = entry
         try:
-            entry = forks.fork_of(request, body, ref, source, position, partition.now_ms())
+            entry = forks.fork_of(request, body, ref, source, position)
             outcome = await partition.propose(entry)
         except BadRequest:
             await partition.propose(unref_entry(ref.path, source.incarnation, request.path, ref.nonce))
