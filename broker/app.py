@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from broker.data_dir import DataDir
-from broker.http import session_api, status, stream_api
+from broker.http import session_api, status, stream_api, subscription_api
 from broker.http.endpoint import Endpoint
 from broker.http.framework import Framework
 from broker.http.reads import LiveReaders
@@ -17,6 +17,8 @@ from broker.http.request import Receive, Scope, raw_path_of
 from broker.http.response import Send
 from broker.http.session_api import SessionApi
 from broker.http.stream_api import StreamApi
+from broker.http.subscription_api import SubscriptionApi
+from broker.http.subscriptions import error_form
 from broker.http.traffic import Traffic
 from broker.journal import Journal
 from broker.journal.memory import MemoryJournal
@@ -25,8 +27,11 @@ from broker.materializer import Materializer
 from broker.metrics import CONTENT_TYPE, Metrics
 from broker.partition import Partition
 from broker.settings import Settings
+from broker.signing import Signing
 from broker.store.sqlite import SqliteStore
 from broker.sweeper import Sweeper
+from broker.waker import Waker
+from broker.webhooks import Webhooks
 
 log = logging.getLogger("streamfold.app")
 
@@ -46,12 +51,17 @@ class App:
         self.partition = Partition(*_engine(settings), checkpoint_interval_s=settings.checkpoint_interval_s)
         self.materializer = Materializer(self.partition)
         self._sweeper = Sweeper(self.partition)
+        self._signing = signing = _signing(settings)
+        self._webhooks = webhooks = Webhooks(signing, local=settings.is_local)
+        self._waker = waker = Waker(self.partition, signing, webhooks)
         self.live = live = LiveReaders(settings.live_readers_max)
         traffic = Traffic(live)
-        metrics = Metrics(self.partition, self.materializer, traffic)
+        metrics = Metrics(self.partition, self.materializer, waker, traffic)
         streams = StreamApi(self.partition, settings, live)
         sessions = SessionApi(self.partition, settings, self.materializer)
+        subscriptions = SubscriptionApi(self.partition, settings, waker, webhooks, signing)
         self._apis = (
+            Endpoint(subscription_api.PREFIX, subscriptions.respond, traffic, form=error_form),  # before all streams
             Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
             Endpoint(session_api.PREFIX, sessions.respond, traffic),
         )
@@ -78,9 +88,11 @@ class App:
         """Open the engine, and close it at the end with everything checkpointed. Raises StartError."""
         try:
             await self.partition.open()
+            await asyncio.to_thread(self._signing.open)
             background = [
                 asyncio.create_task(_for_ever(self._sweeper.run), name="sweeper"),
                 asyncio.create_task(_for_ever(self.materializer.run), name="materializer"),
+                asyncio.create_task(_for_ever(self._waker.run), name="waker"),
             ]
             try:
                 yield
@@ -89,6 +101,7 @@ class App:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
         finally:
+            await self._webhooks.aclose()
             await self.partition.aclose()
 
     def drain(self) -> None:
@@ -115,6 +128,10 @@ def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
         return MemoryJournal(), SqliteStore(None)
     data_dir = DataDir(settings.data_dir)
     return SqliteJournal(data_dir), SqliteStore(data_dir)
+
+
+def _signing(settings: Settings) -> Signing:
+    return Signing(None if settings.engine == "memory" else DataDir(settings.data_dir).signing_key_path)
 
 
 async def _for_ever(run: Callable[[], Awaitable[None]]) -> None:

@@ -10,9 +10,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from broker.core.entry import Kind
+from broker.core.outcome import Result
 from broker.http.traffic import Traffic
 from broker.materializer import Materializer
 from broker.partition import Partition
+from broker.waker import Waker
+from consumer.wire import Code
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,9 +23,10 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics(Collector):
     """The metrics of one broker, in a registry of their own: two brokers may share a process."""
 
-    def __init__(self, partition: Partition, materializer: Materializer, traffic: Traffic) -> None:
+    def __init__(self, partition: Partition, materializer: Materializer, waker: Waker, traffic: Traffic) -> None:
         self._partition = partition
         self._materializer = materializer
+        self._waker = waker
         self._traffic = traffic
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -34,6 +38,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """As the registry asks for them."""
         yield from self._of_partition()
+        yield from self._of_subscriptions()
         yield from self._of_http()
         yield _counter("records_folded", "Records folded into messages.", self._materializer.records_folded)
         yield _gauge("folded_sessions", "Sessions whose messages are in memory.", self._materializer.sessions)
@@ -58,6 +63,18 @@ class Metrics(Collector):
         yield _gauge("unstored_bytes", "Bytes applied and not yet in the store.", partition.unstored_bytes)
         yield _gauge("applied_index", "Index of the newest applied entry.", partition.applied_index)
         yield _gauge("healthy", "1 while the engine acknowledges.", partition.healthy)
+
+    def _of_subscriptions(self) -> Iterator[Metric]:
+        partition, counts = self._partition, self._waker.counts
+        outcomes = partition.counts.outcomes
+        claims = outcomes[Kind.SUBSCRIPTION_CLAIM, Result.ACCEPTED.name.lower()]
+        fenced_acks = outcomes[Kind.SUBSCRIPTION_ACK, Code.FENCED.value]
+        yield _gauge("subscriptions", "Subscriptions.", len(partition.subscriptions))
+        yield _counter("wake_attempts", "Attempts to deliver a wake.", counts.attempts)
+        yield _counter("wake_failures", "Attempts that failed.", counts.failures)
+        yield _counter("claims", "Wakes that a worker has claimed.", claims)
+        yield _counter("fenced_acks", "Acks of wakes that were over.", fenced_acks)
+        yield _counter("links_refused", "Streams that no subscription had room for.", counts.links_refused)
 
     def _of_http(self) -> Iterator[Metric]:
         responses = CounterMetricFamily("streamfold_responses", "Responses by class of status.", labels=["status"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import signal
 import socket
@@ -45,6 +44,12 @@ _DEFAULTS: Final = Settings()
 )
 @click.option("--engine", type=click.Choice(ENGINES), default=_DEFAULTS.engine, envvar="STREAMFOLD_ENGINE")
 @click.option(
+    "--public-url",
+    default=_DEFAULTS.public_url,
+    envvar="STREAMFOLD_PUBLIC_URL",
+    help="Where clients reach it, before /v1/; for the URLs that it hands out.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     envvar="STREAMFOLD_INSECURE",
@@ -84,6 +89,7 @@ def serve(  # noqa: PLR0913 -- one for each option
     port: int,
     data_dir: Path,
     engine: Engine,
+    public_url: str,
     insecure: bool,
     long_poll_s: float,
     sse_life_s: float,
@@ -99,6 +105,7 @@ def serve(  # noqa: PLR0913 -- one for each option
         port=port,
         data_dir=data_dir,
         engine=engine,
+        public_url=public_url,
         insecure=insecure,
         long_poll_s=long_poll_s,
         sse_life_s=sse_life_s,
@@ -106,6 +113,7 @@ def serve(  # noqa: PLR0913 -- one for each option
         drain_s=drain_s,
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, and those of webhooks may hold secrets
     try:
         _require_secure(settings)
         with _bound(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -171,21 +179,12 @@ def _announce(app: App, listener: socket.socket) -> None:
 
 
 def _require_secure(settings: Settings) -> None:
-    if settings.insecure or _is_loopback(settings.host):
+    if settings.insecure or settings.is_local:
         return
     raise StartError(
         f"{settings.host} is reached by other machines, and there is no authentication yet",
         "listen on 127.0.0.1, or say --insecure if whoever reaches this address may read and write everything",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bound(settings: Settings) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -19,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 4437
     """The protocol's own port (PROTOCOL.md 13.1). 0 is any free one."""
+    public_url: str = ""
+    """Where clients reach the broker, before `/v1/`, for URLs that it hands out; else what a client used itself."""
     insecure: bool = False
     """Serve others than this machine without authentication."""
     engine: Engine = "sqlite"
@@ -42,12 +45,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = limits.DRAIN_S
     """How long a stop waits for requests that still run."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the broker."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def __post_init__(self) -> None:
         """Check the bounds that no type holds."""
         if self.engine not in ENGINES:
             raise ValueError(f"engine is {self.engine!r}, not one of {', '.join(ENGINES)}")
         if not 0 <= self.port <= 65535:  # noqa: PLR2004 -- 16 bits
             raise ValueError(f"port is {self.port}, not 0 to 65535")
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            raise ValueError(f"public_url is {self.public_url!r}, not an http or https URL")
         for name in ("body_bytes_max", "long_poll_s", "sse_life_s", "sse_keepalive_s", "live_readers_max"):
             _require_positive(name, getattr(self, name))
         for name in ("connections_max", "checkpoint_interval_s", "drain_s"):

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from broker.errors import BrokerError
-from broker.http.problems import BadRequest, answer_bad_request, answer_broker_error, answer_bug
+from broker.http.problems import BadRequest, Form, answer_bad_request, answer_broker_error, answer_bug, answer_with
 from broker.http.request import (
     ClientLeft,
     Receive,
@@ -37,11 +37,20 @@ log = logging.getLogger("streamfold.http")
 class Endpoint:
     """One API, behind one prefix."""
 
-    def __init__(self, prefix: bytes, respond: Respond, traffic: Traffic, *, live_s_max: float = 0.0) -> None:
+    def __init__(
+        self,
+        prefix: bytes,
+        respond: Respond,
+        traffic: Traffic,
+        *,
+        live_s_max: float = 0.0,
+        form: Form = answer_with,
+    ) -> None:
         self.prefix = prefix
         self._respond = respond
         self._traffic = traffic
         self._live_s_max = live_s_max
+        self._form = form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, whose raw path behind `root_path` begins with `prefix`."""
@@ -56,13 +65,13 @@ class Endpoint:
         except ClientLeft:
             return
         except BadRequest as error:
-            response = answer_bad_request(error, request_id)
+            response = answer_bad_request(error, request_id, self._form)
         except BrokerError as error:
-            response = answer_broker_error(error, request_id)
+            response = answer_broker_error(error, request_id, self._form)
         except Exception:
             self._traffic.bugs += 1
             log.exception("request %s failed", request_id)
-            response = answer_bug(request_id)
+            response = answer_bug(request_id, self._form)
         if isinstance(response, LiveResponse):
             self._traffic.count(200)
             await self._send_live(response, id_bytes, receive, send)

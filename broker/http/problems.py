@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Final, NamedTuple
 
@@ -123,12 +124,16 @@ def answer_with(problem: Problem, headers: tuple[Header, ...] = ()) -> Response:
     return Response(problem.status, told, body)
 
 
-def answer_bad_request(error: BadRequest, request_id: str) -> Response:
+Form = Callable[[Problem, tuple[Header, ...]], Response]
+"""How a problem is told: `answer_with`, but where the protocol has a form of its own."""
+
+
+def answer_bad_request(error: BadRequest, request_id: str, form: Form = answer_with) -> Response:
     """What a request gets that made no sense."""
-    return answer_with(problem(error.code, error.detail, request_id=request_id), error.headers)
+    return form(problem(error.code, error.detail, request_id=request_id), error.headers)
 
 
-def answer_broker_error(error: BrokerError, request_id: str) -> Response:
+def answer_broker_error(error: BrokerError, request_id: str, form: Form = answer_with) -> Response:
     """What a request gets when the broker could not do its part: always 503."""
     code = Code.UNAVAILABLE
     if isinstance(error, Overloaded):
@@ -137,9 +142,9 @@ def answer_broker_error(error: BrokerError, request_id: str) -> Response:
         code = Code.ENGINE_STOPPED
     # The text of an engine's failure is for the operator's log: it may name files.
     detail = "" if code is Code.ENGINE_STOPPED else str(error)
-    return answer_with(problem(code, detail, request_id=request_id, retry_after_ms=error.retry_after_ms))
+    return form(problem(code, detail, request_id=request_id, retry_after_ms=error.retry_after_ms), ())
 
 
-def answer_bug(request_id: str) -> Response:
+def answer_bug(request_id: str, form: Form = answer_with) -> Response:
     """What a request gets that ran into a bug of ours: its id, to be found in the log, and nothing of the inside."""
-    return answer_with(problem(Code.INTERNAL, request_id=request_id))
+    return form(problem(Code.INTERNAL, request_id=request_id), ())

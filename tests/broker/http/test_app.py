@@ -31,7 +31,7 @@ async def client() -> AsyncIterator[Client]:
         ("POST", "/v1/stream/sessions/s", 405),
         ("GET", "/v1/stream/", 400),
         ("GET", "/v1/stream/a/../b", 400),
-        ("GET", "/v1/stream/__ds/subscriptions/x", 501),
+        ("GET", "/v1/stream/__ds/subscriptions/x", 404),
         ("GET", "/nowhere", 404),
         ("POST", "/health", 405),
         ("OPTIONS", PATH, 204),
@@ -64,8 +64,14 @@ async def test_preflight_allows_every_header_of_the_protocol(client: Client) -> 
 
 
 async def test_reserved_paths_answer_in_the_protocols_own_form(client: Client) -> None:
-    answer = await client.send("PUT", "/v1/stream/__ds/subscriptions/x")
-    assert (answer.status, answer.json["error"]["code"]) == (501, "NOT_IMPLEMENTED")
+    answer = await client.send("GET", "/v1/stream/__ds/nothing")
+    assert (answer.status, answer.json["error"]["code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("target", ["/v1/stream/__ds", "/v1/stream/%5F_ds/subscriptions/x", "/v1/stream/__ds%2Fx"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_no_spelling_of_a_reserved_path_makes_it_a_stream(client: Client, method: str, target: str) -> None:
+    assert (await client.send(method, target)).code == "NOT_FOUND"
 
 
 async def test_body_beyond_the_bound_changes_nothing(client: Client) -> None:
