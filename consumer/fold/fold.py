@@ -11,6 +11,7 @@ import msgspec
 from consumer.fold.ai_sdk import AISDKDraft
 from consumer.fold.draft import ChunkFault, Draft, FaultCode
 from consumer.fold.openai_chat import ChatCompletionDraft
+from consumer.fold.openai_responses import ResponseDraft
 from consumer.fold.plain_text import PlainTextDraft
 from consumer.plain import JSON, JSONObject
 
@@ -18,6 +19,7 @@ FORMATS: Final[Mapping[str, type[Draft]]] = MappingProxyType(
     {
         "ai-sdk-ui-message-stream": AISDKDraft,
         "openai-chat": ChatCompletionDraft,
+        "openai-responses": ResponseDraft,
         "text": PlainTextDraft,
     }
 )

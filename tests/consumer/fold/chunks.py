@@ -155,4 +155,22 @@ DICTATIONS: Final = {
         lambda text: {"id": "1", "choices": [{"index": 0, "delta": {"content": text}}]},
         lambda message: message["choices"][0]["message"]["content"],
     ),
+    "openai-responses": Dictation(
+        [
+            {"type": "response.created", "response": {"id": "r", "output": []}},
+            {
+                "type": "response.output_item.added",
+                "output_index": 0,
+                "item": {"type": "message", "id": "m", "content": [{"type": "output_text", "text": ""}]},
+            },
+        ],
+        lambda text: {
+            "type": "response.output_text.delta",
+            "item_id": "m",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": text,
+        },
+        lambda message: message["output_text"],
+    ),
 }

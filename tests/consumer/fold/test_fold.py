@@ -61,7 +61,7 @@ def initial_of(vector: Vector) -> Any:
     return {"messages": initial} if isinstance(initial, list) else initial
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(vector=st.sampled_from(all_vectors), cuts=st.sets(st.integers(0, 60), max_size=4))
 def test_stored_and_restored_anywhere_a_vector_folds_as_in_one_go(vector: Vector, cuts: set[int]) -> None:
     folding = Fold.start(vector["format"], initial_of(vector))
@@ -73,7 +73,7 @@ def test_stored_and_restored_anywhere_a_vector_folds_as_in_one_go(vector: Vector
     assert told(folding) == told(folded(vector["format"], vector["chunks"], initial_of(vector)))
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(format_and_chunks(), st.integers(0, 25))
 def test_stored_and_restored_anywhere_any_chunks_fold_as_in_one_go(given_: tuple[str, list[JSON]], cut: int) -> None:
     name, chunks = given_
@@ -122,7 +122,7 @@ def test_a_tool_input_cut_by_a_restart_streams_on() -> None:
     ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(format_and_chunks(15))
 def test_what_was_given_out_or_taken_in_never_changes(given_: tuple[str, list[JSON]]) -> None:
     name, chunks = given_
@@ -140,7 +140,7 @@ def test_what_was_given_out_or_taken_in_never_changes(given_: tuple[str, list[JS
 # -- whatever comes ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(format_and_chunks(20))
 def test_any_json_folds_to_a_message_that_can_be_stored(given_: tuple[str, list[JSON]]) -> None:
     name, chunks = given_
@@ -150,7 +150,7 @@ def test_any_json_folds_to_a_message_that_can_be_stored(given_: tuple[str, list[
     assert encode(fold(name, chunks)) == encode(folding.message)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(format_and_chunks(8), any_json)
 def test_a_malformed_chunk_is_recorded_and_changes_nothing_else(given_: tuple[str, list[JSON]], chunk: JSON) -> None:
     name, chunks = given_
@@ -206,7 +206,7 @@ def test_a_text_of_megabytes_in_many_pieces_comes_out_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_what_nests_without_end_is_never_taken_into_the_state(name: str) -> None:
-    for chunks in sequences(name)[:20]:
+    for chunks in sequences(name)[:5]:
         for chunk in chunks:
             too_deep: Any = {**chunk, "more": nested(100_000)} if isinstance(chunk, dict) else nested(100_000)
             folding = folded(name, [too_deep])
