@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from broker import limits
 from broker.core.apply import Proposers, apply, keys, unchanging
 from broker.core.entry import Entry, Kind
 from broker.core.outcome import Outcome, Result
-from broker.core.page import Page, before, join
+from broker.core.page import Page
 from broker.core.state import (
     Changes,
     Generation,
@@ -38,8 +38,10 @@ from broker.core.state import (
 )
 from broker.errors import EngineStopped, OutcomeUnknown, Overloaded, Unavailable
 from broker.journal import Commit, Journal, Refused
+from broker.log import Log
+from broker.rows import Rows
 from broker.store import Checkpoint, Head, Snapshot, Store
-from broker.tail import Tail
+from broker.watches import Watches
 from consumer.wire import ENDED
 
 log = logging.getLogger("streamfold.partition")
@@ -78,16 +80,6 @@ class _Proposal:
         self.future = future
         self.keys = keys
         self.size = size
-
-
-class _Watch:
-    """Readers that wait for the next change of one stream."""
-
-    __slots__ = ("changed", "waiting")
-
-    def __init__(self, changed: asyncio.Future[None]) -> None:
-        self.changed = changed
-        self.waiting = 0
 
 
 class Subscribers(Protocol):
@@ -136,7 +128,6 @@ class Partition:
         self._checkpoint_interval_s = checkpoint_interval_s
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoint_bytes_max = checkpoint_bytes_max
-        self._rows_max = rows_max
 
         self._boot = int.from_bytes(os.urandom(8), "big") >> 1
         self._proposal = 0
@@ -145,15 +136,10 @@ class Partition:
         self._time_ms = 0  # the partition's time at that entry; never goes back
         self._proposers = Proposers()
 
-        # Every row that is in memory; None for one that is known not to exist. A row that has changed stays until the
-        # checkpoint that has it is durable: what is not here, the store knows best.
-        self._rows: dict[Key, Row | None] = {}
-        self._dirty: dict[Key, Row | None] = {}  # changed since the last freeze
-        self._frozen: dict[Key, Row | None] = {}  # in the hands of the checkpoint that is being written
+        self._rows = Rows(store.load, rows_max)
         self._ended: list[tuple[str, int]] = []
         self._late_snapshots: list[Snapshot] = []  # of a checkpoint that could not be written
-        self._tails: dict[str, Tail] = {}
-        self._fresh_tails: set[str] = set()  # tails with pages that no checkpoint has in hand
+        self._log = Log(store.read)
         self._unstored_bytes = 0  # applied and not yet in the store
         self._frozen_bytes = 0  # the part of it that a checkpoint has in hand
         self._in_flight_bytes = 0  # proposed and not yet applied
@@ -161,8 +147,8 @@ class Partition:
         self._waiting: dict[int, _Proposal] = {}
         self._pending_keys: defaultdict[Key, int] = defaultdict(int)  # of entries proposed and not yet applied
         self._inbox: list[Commit | Refused] = []
-        self._loading: dict[Key, asyncio.Future[None]] = {}
-        self._watches: dict[Key, _Watch] = {}
+        self._watches = Watches()
+        self._needed = (self._pending_keys, self._watches)  # whose rows must stay in memory
         self._tasks: set[asyncio.Task[None]] = set()
         self._touching: set[str] = set()
         self._checkpoint_due = asyncio.Event()
@@ -181,11 +167,11 @@ class Partition:
         self._proposers = Proposers(head.proposers)
         await self._journal.open(head.applied_index, head.time_ms)
         async for key in self._watched(b"S"):
-            self._note_session(key[1:].decode(), await self._load_row(key))
+            self._note_session(key[1:].decode(), await self._row(key))
         async for key in self._watched(b"w"):
-            self._note_subscription(key[1:].decode(), await self._load_row(key))
+            self._note_subscription(key[1:].decode(), await self._row(key))
         async for commit in self._journal.replay():
-            await self._load(self._missing(commit))
+            await self._rows.load(self._missing(commit))
             self._apply_commit(commit)
             if self.failure is not None:
                 raise self.failure
@@ -197,8 +183,7 @@ class Partition:
     def drain(self) -> None:
         """From here on live reads end; appends in flight still finish."""
         self.draining = True
-        for watch in list(self._watches.values()):
-            _wake(watch)
+        self._watches.wake_all()
 
     async def aclose(self) -> None:
         """Finish what was proposed, checkpoint, close. Idempotent."""
@@ -295,7 +280,7 @@ class Partition:
         """
         if not self._journal.lone_proposer:
             return None
-        rows, pending = self._rows, self._pending_keys
+        rows, pending = self._rows.held, self._pending_keys
         for key in entry_keys:
             if key not in rows or key in pending:
                 return None
@@ -348,14 +333,14 @@ class Partition:
 
     async def _load_and_go_on(self, missing: list[Key]) -> None:
         try:
-            await self._load(missing)
+            await self._rows.load(missing)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the commit cannot be applied: stop, never skip
             self._stopped(error)
             return
         self._drain_inbox()
 
     def _missing(self, commit: Commit) -> list[Key]:
-        rows, missing = self._rows, []
+        rows, missing = self._rows.held, []
         for entry in commit.entries:
             proposal = self._waiting.get(entry.proposal) if entry.boot == self._boot else None
             for key in keys(entry) if proposal is None else proposal.keys:
@@ -404,7 +389,7 @@ class Partition:
             index += 1
         if self._unstored_bytes - self._frozen_bytes >= self._checkpoint_bytes:
             self._checkpoint_due.set()
-        self._bound_rows()
+        self._rows.bound(self._needed)
         if not self._room.is_set():
             self._room.set()
 
@@ -415,7 +400,7 @@ class Partition:
             raise ValueError(msg)
         now_ms = max(self._time_ms, time_ms)
         if self._proposers.admit(entry, now_ms):
-            outcome, changes = apply(self._rows, entry, index, now_ms)
+            outcome, changes = apply(self._rows.held, entry, index, now_ms)
             self._install(changes)
         else:
             outcome = Outcome(Result.DROPPED)
@@ -431,8 +416,7 @@ class Partition:
         puts = changes.puts
         for path, _ in changes.ended:
             self._note_orphan(path)
-        self._rows.update(puts)
-        self._dirty.update(puts)
+        self._rows.install(puts)
         self._unstored_bytes += ENTRY_BYTES
         for key, row in puts.items():
             if key[:1] == b"S":
@@ -441,16 +425,10 @@ class Partition:
                 self._note_subscription(key[1:].decode(), row)
         if self._watches:
             for key in puts:
-                watch = self._watches.get(key)
-                if watch is not None:
-                    _wake(watch)
+                self._watches.wake(key)
 
     def _append(self, path: str, incarnation: int, page: Page) -> None:
-        tail = self._tails.get(path)
-        if tail is None:
-            tail = self._tails[path] = Tail(incarnation, page.start)
-        tail.append(page)
-        self._fresh_tails.add(path)
+        self._log.append(path, incarnation, page)
         self._unstored_bytes += len(page.data) + len(page.lengths)
         self.counts.appended_records += page.end - page.start if page.lengths else 1
         self.counts.appended_bytes += len(page.data)
@@ -461,16 +439,13 @@ class Partition:
 
     def _end(self, path: str, life: int) -> None:
         self._ended.append((path, life))
-        tail = self._tails.get(path)
-        if tail is not None and tail.incarnation == life:
-            del self._tails[path]
-            self._fresh_tails.discard(path)
+        self._log.end(path, life)
         if self.observe is not None:
             self.observe(path)
 
     def _note_orphan(self, path: str) -> None:
         """A fork is about to go: its source is to be told."""
-        row = self._rows.get(stream_key(path))
+        row = self._rows.held.get(stream_key(path))
         if isinstance(row, Stream) and row.source is not None:
             self.orphans.append((*row.source, path, row.incarnation))
 
@@ -511,59 +486,13 @@ class Partition:
     def _prefetch(self, wanted: list[Key]) -> None:
         """Load rows while the commit that needs them is under way."""
         for key in wanted:
-            if key not in self._rows:
-                self._spawn(self._load(wanted))
+            if key not in self._rows.held:
+                self._spawn(self._rows.load(wanted))
                 return
 
-    async def _load(self, wanted: Iterable[Key]) -> None:
-        """Have all these rows in memory. One load of a key at a time, so an old answer never covers a newer row."""
-        mine = [key for key in dict.fromkeys(wanted) if key not in self._rows and key not in self._loading]
-        others = [self._loading[key] for key in wanted if key in self._loading]
-        if mine:
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._loading.update(dict.fromkeys(mine, done))
-            try:
-                loaded = await self._store.load(mine)
-                for key in mine:
-                    self._rows.setdefault(key, loaded[key])
-            finally:
-                for key in mine:
-                    del self._loading[key]
-                done.set_result(None)
-        if others:
-            await asyncio.wait(others)
-
-    async def _load_row(self, key: Key) -> Row | None:
-        while key not in self._rows:
-            await self._load([key])
-        row = self._rows[key]
-        self._bound_rows()
-        return row
-
-    def _bound_rows(self) -> None:
-        """Called when nobody needs the rows just loaded any more: never between a commit's load and its application."""
-        clean = len(self._rows) - len(self._dirty) - len(self._frozen)  # about: the others cannot be let go anyway
-        if clean > self._rows_max + self._rows_max // 8:
-            self._evict()
-
-    def _evict(self) -> None:
-        """Forget the oldest rows that the store has, down to the bound."""
-        excess = len(self._rows) - self._rows_max
-        if excess <= 0:
-            return
-        for key in list(self._evictable(excess)):
-            del self._rows[key]
-
-    def _evictable(self, count: int) -> Iterator[Key]:
-        # Not one that is being loaded either: the answer may be older than the row that is here, and would replace it.
-        kept = (self._dirty, self._frozen, self._pending_keys, self._watches, self._loading)
-        for key in self._rows:
-            if any(key in needed for needed in kept):
-                continue
-            yield key
-            count -= 1
-            if count == 0:
-                return
+    async def _row(self, key: Key) -> Row | None:
+        held = self._rows.held
+        return held[key] if key in held else await self._rows.get(key, self._needed)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -572,8 +501,7 @@ class Partition:
 
         One that was deleted and lives on for its forks says so (`deleted`).
         """
-        key = stream_key(path)
-        row = self._rows[key] if key in self._rows else await self._load_row(key)
+        row = await self._row(stream_key(path))
         if not isinstance(row, Stream):
             return None
         deadline_ms = row.deadline_ms
@@ -581,7 +509,7 @@ class Partition:
 
     async def session(self, path: str) -> Session | None:
         """The session whose stream is at `path`."""
-        row = await self._load_row(session_key(path))
+        row = await self._row(session_key(path))
         return row if isinstance(row, Session) else None
 
     async def generation(self, path: str, generation_id: str) -> Generation | None:
@@ -592,7 +520,7 @@ class Partition:
         for generation in session.open:
             if generation.generation_id == generation_id:
                 return generation
-        row = await self._load_row(generation_key(path, generation_id))
+        row = await self._row(generation_key(path, generation_id))
         return row if isinstance(row, Generation) and row.birth == session.birth and row.status in ENDED else None
 
     async def read(self, path: str, stream: Stream, position: int, bytes_max: int) -> Page | None:
@@ -600,46 +528,7 @@ class Partition:
 
         May be less than there is. Never of another life: when the stream ended meanwhile, nothing.
         """
-        run: list[Page] = []
-        for segment in stream.lineage:
-            if position < segment.end and bytes_max > 0:
-                page = await self._read_life(segment.path, segment.incarnation, segment.end, position, bytes_max)
-                if page is None:
-                    return join(run) if run else None
-                run.append(before(page, segment.end))
-                position = run[-1].end
-                bytes_max -= len(page.data)
-                if position < segment.end:
-                    return join(run)
-        if position < stream.tail and bytes_max > 0:
-            page = await self._read_life(path, stream.incarnation, stream.tail, position, bytes_max)
-            if page is not None:
-                run.append(page)
-        return join(run) if run else None
-
-    async def _read_life(self, path: str, life: int, end: int, position: int, bytes_max: int) -> Page | None:
-        for _ in range(2):  # a checkpoint may move the tail into the store between the two looks: look again
-            tail = self._tail(path, life)
-            if tail is not None and tail.holds(position):
-                return tail.read(position, bytes_max)
-            if position >= (end if tail is None else tail.end):
-                return None
-            pages = await self._store.read(life, position, bytes_max)
-            if pages:
-                return self._with_tail(path, life, join(pages), bytes_max)
-        return None
-
-    def _tail(self, path: str, life: int) -> Tail | None:
-        tail = self._tails.get(path)
-        return tail if tail is not None and tail.incarnation == life else None
-
-    def _with_tail(self, path: str, life: int, page: Page, bytes_max: int) -> Page:
-        """A stored run that reached the tail goes on in it."""
-        tail = self._tail(path, life)
-        room = bytes_max - len(page.data)
-        if room <= 0 or tail is None or not tail.holds(page.end):
-            return page
-        return join([page, tail.read(page.end, room)])
+        return await self._log.read(path, stream, position, bytes_max)
 
     async def wait(self, path: str, incarnation: int, position: int, timeout_s: float) -> None:
         """Return when the stream has records after `position`, is closed or over, on drain, or after `timeout_s`.
@@ -653,17 +542,7 @@ class Partition:
             return
         if stream.deadline_ms is not None:
             timeout_s = min(timeout_s, (stream.deadline_ms - self.now_ms()) / 1000 + 0.001)
-        key = stream_key(path)
-        watch = self._watches.get(key)
-        if watch is None:
-            watch = self._watches[key] = _Watch(asyncio.get_running_loop().create_future())
-        watch.waiting += 1
-        try:
-            await asyncio.wait((watch.changed,), timeout=timeout_s)
-        finally:
-            watch.waiting -= 1
-            if not watch.waiting and self._watches.get(key) is watch:
-                del self._watches[key]
+        await self._watches.wait(stream_key(path), timeout_s)
 
     def touch(self, path: str, stream: Stream) -> None:
         """A read renews a sliding TTL: by an entry nobody waits for, at most once per TTL/10."""
@@ -687,20 +566,19 @@ class Partition:
         """Streams whose deadline has passed, (path, incarnation): stored ones and those only in memory."""
         now_ms = self.now_ms()
         found = dict(await self._store.overdue(now_ms, limit))
-        for changed in (self._frozen, self._dirty):
-            for key, row in changed.items():
-                if key[:1] == b"s":
-                    path = key[1:].decode()
-                    found.pop(path, None)
-                    if isinstance(row, Stream) and row.deadline_ms is not None and row.deadline_ms <= now_ms:
-                        found[path] = row.incarnation
+        for key, row in self._rows.unstored():
+            if key[:1] == b"s":
+                path = key[1:].decode()
+                found.pop(path, None)
+                if isinstance(row, Stream) and row.deadline_ms is not None and row.deadline_ms <= now_ms:
+                    found[path] = row.incarnation
         return list(found.items())[:limit]
 
     async def sources(self) -> AsyncIterator[str]:
         """Paths of the streams that have forks."""
         async for key in self._watched(b"s"):
             yield key[1:].decode()
-        for key, row in [*self._frozen.items(), *self._dirty.items()]:
+        for key, row in self._rows.unstored():
             if isinstance(row, Stream) and row.children:
                 yield key[1:].decode()
 
@@ -711,7 +589,7 @@ class Partition:
         """
         wanted = stream_key(prefix)
         # What is only in memory comes first: a checkpoint may move it behind the place that the store was read to.
-        for key, row in [*self._frozen.items(), *self._dirty.items()]:
+        for key, row in self._rows.unstored():
             if row is not None and key.startswith(wanted):
                 yield key[1:].decode()
         after = b""
@@ -774,38 +652,28 @@ class Partition:
         if self._index == self._stored_index and not snapshots:
             return
         self._frozen_bytes = self._unstored_bytes
-        self._frozen, self._dirty = self._dirty, {}
+        rows, tails = self._rows.freeze(), self._log.freeze()
         ended, self._ended = self._ended, []
-        fresh = {path: self._tails[path] for path in self._fresh_tails}
-        self._fresh_tails = set()
-        pages = [(tail.incarnation, tail.freeze()) for tail in fresh.values()]
+        pages = [(tail.incarnation, fresh) for _, tail, fresh in tails]
         head = Head(self._index, self._time_ms, self._proposers.stored())
         try:
-            await self._store.write(Checkpoint(head, self._frozen, pages, ended, snapshots))
+            await self._store.write(Checkpoint(head, rows, pages, ended, snapshots))
         except BaseException:
-            self._dirty = self._frozen | self._dirty
+            self._rows.thaw()
+            self._log.thaw(tails)
             self._ended = ended + self._ended
-            for path, tail in fresh.items():
-                if self._tails.get(path) is tail:
-                    tail.thaw()
-                    self._fresh_tails.add(path)
-            self._frozen_bytes = 0
-            self._frozen = {}
             self._late_snapshots = snapshots
+            self._frozen_bytes = 0
             raise
-        self._frozen = {}
+        self._rows.stored()
+        self._log.drop(tails)
+        self._late_snapshots = []
         self._unstored_bytes -= self._frozen_bytes
         self._frozen_bytes = 0
         self._stored_index = head.applied_index
-        self._late_snapshots = []
         self.counts.checkpoints += 1
         self._journal.trim(head.applied_index)
-        for (_, stored), (path, tail) in zip(pages, fresh.items(), strict=True):
-            if stored:
-                tail.drop(stored[-1].end)
-            if not tail.pages and self._tails.get(path) is tail:
-                del self._tails[path]
-        self._evict()
+        self._rows.evict(self._needed)
         self._room.set()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
@@ -818,13 +686,6 @@ class Partition:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.warning("%s failed: %r", task.get_name(), task.exception())
-
-
-def _wake(watch: _Watch) -> None:
-    """Wake the readers; the next to wait begins anew."""
-    if not watch.changed.done():
-        watch.changed.set_result(None)
-    watch.changed = watch.changed.get_loop().create_future()
 
 
 def _label(outcome: Outcome) -> str:

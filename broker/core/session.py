@@ -40,8 +40,8 @@ from broker.core.stream import live, remove
 from consumer.wire import ENDED, JSON, Code, Reason, RecordType, Status
 
 _BIRTH = 1 << 62
-"""Tells the birth of a session from the first incarnation of its stream, drawn from the same nonce: a reset ends the one
-and keeps the other."""
+"""Tells the birth of a session from the first incarnation of its stream, drawn from the same nonce: a reset ends the
+one and keeps the other."""
 
 _replace = msgspec.structs.replace
 _json = msgspec.json.encode

@@ -430,7 +430,7 @@ async def test_load_that_began_before_a_change_never_covers_it() -> None:
         assert (await partition.propose(chunks("g2", 0, b"2"))).result is Result.ACCEPTED
         await partition.checkpoint()
         slow.open()
-        await until(lambda: not partition._loading)  # noqa: SLF001 -- the slow load is over
+        await until(lambda: not partition._rows._loading)  # noqa: SLF001 -- the slow load is over
         assert (await partition.propose(chunks("g1", 0, b"1"))).result is Result.DUPLICATE
 
 
