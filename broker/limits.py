@@ -80,6 +80,8 @@ PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
 # -- streams and sessions ----------------------------------------------------------------------------------------
 PRODUCERS_MAX: Final = 10_000
 """Idempotent producers of one stream."""
+PRODUCER_IDLE_MS: Final = 7 * 24 * 3600 * 1000
+"""A producer idle for so long makes room for another, where a stream has too many (PROTOCOL.md 5.2.1 recommends it)."""
 FORKS_MAX: Final = 1_000
 """Forks of one stream: they share its row."""
 FORK_MS_MAX: Final = 30_000

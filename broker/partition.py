@@ -28,11 +28,13 @@ from broker.core.state import (
     Changes,
     Generation,
     Key,
+    Producer,
     Row,
     Session,
     Stream,
     Subscription,
     generation_key,
+    producer_key,
     session_key,
     stream_key,
 )
@@ -42,7 +44,7 @@ from broker.log import Log
 from broker.rows import Rows
 from broker.store import Checkpoint, Head, Snapshot, Store
 from broker.watches import Watches
-from consumer.wire import ENDED
+from consumer.wire import ENDED, Code
 
 log = logging.getLogger("streamfold.partition")
 
@@ -112,6 +114,8 @@ class Partition:
         """Sessions with open generations, by path: those whose leases somebody must watch."""
         self.orphans: list[tuple[str, int, str, int]] = []
         """Forks that went, and whose sources have not been told: (source path, incarnation, path, incarnation)."""
+        self.crowded: set[str] = set()
+        """Streams that refused a producer because they have too many: some may have been idle for long."""
         self.subscriptions: dict[str, Subscription] = {}
         """All subscriptions, by id."""
         self.subscribers: Subscribers | None = None
@@ -137,6 +141,7 @@ class Partition:
         self._proposers = Proposers()
 
         self._rows = Rows(store.load, rows_max)
+        self._mortal: set[str] = set()  # paths of streams that have a deadline and are not stored with it
         self._ended: list[tuple[str, int]] = []
         self._late_snapshots: list[Snapshot] = []  # of a checkpoint that could not be written
         self._log = Log(store.read)
@@ -166,10 +171,9 @@ class Partition:
         self._time_ms = head.time_ms
         self._proposers = Proposers(head.proposers)
         await self._journal.open(head.applied_index, head.time_ms)
-        async for key in self._watched(b"S"):
-            self._note_session(key[1:].decode(), await self._row(key))
-        async for key in self._watched(b"w"):
-            self._note_subscription(key[1:].decode(), await self._row(key))
+        for kind in (b"S", b"w"):
+            async for key in self._watched(kind):
+                self._note(key, await self._row(key))
         async for commit in self._journal.replay():
             await self._rows.load(self._missing(commit))
             self._apply_commit(commit)
@@ -288,7 +292,7 @@ class Partition:
         if outcome is None:
             return None
         self.counts.answered_without_journal += 1
-        self.counts.outcomes[entry.kind, _label(outcome)] += 1
+        self._count(entry, outcome)
         return outcome
 
     def _has_room(self, entry: Entry) -> bool:
@@ -405,8 +409,13 @@ class Partition:
         else:
             outcome = Outcome(Result.DROPPED)
         self._index, self._time_ms = index, now_ms
-        self.counts.outcomes[entry.kind, _label(outcome)] += 1
+        self._count(entry, outcome)
         return outcome
+
+    def _count(self, entry: Entry, outcome: Outcome) -> None:
+        self.counts.outcomes[entry.kind, outcome.code or outcome.result] += 1
+        if outcome.code is Code.TOO_MANY_PRODUCERS:
+            self.crowded.add(entry.path)
 
     def _install(self, changes: Changes) -> None:
         for path, life in changes.ended:
@@ -419,10 +428,7 @@ class Partition:
         self._rows.install(puts)
         self._unstored_bytes += ENTRY_BYTES
         for key, row in puts.items():
-            if key[:1] == b"S":
-                self._note_session(key[1:].decode(), row)
-            elif key[:1] == b"w":
-                self._note_subscription(key[1:].decode(), row)
+            self._note(key, row)
         if self._watches:
             for key in puts:
                 self._watches.wake(key)
@@ -442,6 +448,17 @@ class Partition:
         self._log.end(path, life)
         if self.observe is not None:
             self.observe(path)
+
+    def _note(self, key: Key, row: Row | None) -> None:
+        """Keep in view what somebody must look after."""
+        kind = key[:1]
+        if kind == b"s":
+            if isinstance(row, Stream) and (row.ttl_s is not None or row.expires_at_ms is not None):
+                self._mortal.add(key[1:].decode())
+        elif kind == b"S":
+            self._note_session(key[1:].decode(), row)
+        elif kind == b"w":
+            self._note_subscription(key[1:].decode(), row)
 
     def _note_orphan(self, path: str) -> None:
         """A fork is about to go: its source is to be told."""
@@ -563,16 +580,21 @@ class Partition:
             self._touching.discard(path)
 
     async def overdue(self, limit: int) -> list[tuple[str, int]]:
-        """Streams whose deadline has passed, (path, incarnation): stored ones and those only in memory."""
+        """Streams whose deadline has passed, (path, incarnation): stored ones and those only in memory.
+
+        Late by a checkpoint at most; whoever comes upon an overdue stream before finds that out by itself.
+        """
         now_ms = self.now_ms()
-        found = dict(await self._store.overdue(now_ms, limit))
-        for key, row in self._rows.unstored():
-            if key[:1] == b"s":
-                path = key[1:].decode()
-                found.pop(path, None)
-                if isinstance(row, Stream) and row.deadline_ms is not None and row.deadline_ms <= now_ms:
-                    found[path] = row.incarnation
-        return list(found.items())[:limit]
+        stored = await self._store.overdue(now_ms, limit)
+        found: list[tuple[str, int]] = []
+        for path in [*dict.fromkeys((*(path for path, _ in stored), *self._mortal))]:
+            row = await self._row(stream_key(path))
+            deadline_ms = row.deadline_ms if isinstance(row, Stream) else None
+            if deadline_ms is None:
+                self._mortal.discard(path)
+            elif isinstance(row, Stream) and deadline_ms <= now_ms:
+                found.append((path, row.incarnation))
+        return found[:limit]
 
     async def sources(self) -> AsyncIterator[str]:
         """Paths of the streams that have forks."""
@@ -581,6 +603,16 @@ class Partition:
         for key, row in self._rows.unstored():
             if isinstance(row, Stream) and row.children:
                 yield key[1:].decode()
+
+    async def idle_producers(self, path: str, idle_since_ms: int) -> AsyncIterator[str]:
+        """Ids of the stored producers of `path` that have written nothing since `idle_since_ms`."""
+        prefix, after = producer_key(path, ""), b""
+        while found := await self._store.keys(prefix, after, limits.STREAMS_PAGE):
+            for key in found:
+                row = await self._row(key)
+                if isinstance(row, Producer) and row.active_ms < idle_since_ms:
+                    yield key.removeprefix(prefix).decode()
+            after = found[-1]
 
     async def stream_paths(self, prefix: str) -> AsyncIterator[str]:
         """Paths of streams that begin with `prefix`; some twice. In bounded steps, however many there are.
@@ -653,6 +685,7 @@ class Partition:
             return
         self._frozen_bytes = self._unstored_bytes
         rows, tails = self._rows.freeze(), self._log.freeze()
+        mortal, self._mortal = self._mortal, set()
         ended, self._ended = self._ended, []
         pages = [(tail.incarnation, fresh) for _, tail, fresh in tails]
         head = Head(self._index, self._time_ms, self._proposers.stored())
@@ -660,6 +693,7 @@ class Partition:
             await self._store.write(Checkpoint(head, rows, pages, ended, snapshots))
         except BaseException:
             self._rows.thaw()
+            self._mortal |= mortal
             self._log.thaw(tails)
             self._ended = ended + self._ended
             self._late_snapshots = snapshots
@@ -686,7 +720,3 @@ class Partition:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.warning("%s failed: %r", task.get_name(), task.exception())
-
-
-def _label(outcome: Outcome) -> str:
-    return outcome.code or outcome.result

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from broker.core.entry import AckOptions, Entry, Kind, LeaseOptions, encode_options
+from broker import limits
+from broker.core.entry import AckOptions, Entry, Kind, LeaseOptions, ProducerForgetOptions, encode_options
 from broker.core.fork import unref_entry
 from broker.core.state import Child, Generation, Subscription, Wake
 from broker.core.subscription import is_leased
@@ -90,7 +91,18 @@ class Sweeper:
             told = partition.orphans[:ENTRIES_MAX]
             await self._propose([unref_entry(*orphan) for orphan in told])
             del partition.orphans[: len(told)]  # only now: what could not be told is told next time
+        await self._make_room()
         await partition.sweep()
+
+    async def _make_room(self) -> None:
+        """Streams that refused a producer because they have too many lose those that have been idle for long."""
+        partition = self._partition
+        idle_since_ms = partition.now_ms() - limits.PRODUCER_IDLE_MS
+        while partition.crowded:
+            path = partition.crowded.pop()
+            async for producer_id in partition.idle_producers(path, idle_since_ms):
+                options = encode_options(ProducerForgetOptions(producer_id, idle_since_ms))
+                await partition.propose(Entry(Kind.PRODUCER_FORGET, path, options=options))
 
     async def look_at_sources(self) -> None:
         """Find the notes of forks that never came, or that went unseen: a crash between two entries leaves them."""
