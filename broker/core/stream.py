@@ -6,6 +6,7 @@ producer → Stream-Seq. A refusal and a duplicate change nothing.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -28,7 +29,7 @@ R = TypeVar("R", Stream, Producer)
 
 _replace = msgspec.structs.replace
 _create_options = msgspec.msgpack.Decoder(CreateOptions).decode
-_append_options = msgspec.msgpack.Decoder(AppendOptions).decode
+_append_options = lru_cache(maxsize=256)(msgspec.msgpack.Decoder(AppendOptions).decode)  # most are the same few bytes
 _forget_options = msgspec.msgpack.Decoder(ProducerForgetOptions).decode
 
 

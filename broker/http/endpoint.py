@@ -24,7 +24,7 @@ from broker.http.request import (
     raw_path_of,
     request_id_of,
 )
-from broker.http.response import PREFLIGHT, LiveResponse, Response, Send, send_live, send_response
+from broker.http.response import PREFLIGHT, LiveResponse, Response, Send, common_of, send_live, send_response
 from broker.http.traffic import Traffic
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Endpoint:
             await self._send_live(response, id_bytes, receive, send)
         else:
             self._traffic.count(response.status)
-            await send_response(send, response, id_bytes)
+            await send_response(send, response, id_bytes, common_of(scope["method"], headers))
 
     def _request(self, scope: Scope, headers: dict[bytes, bytes], request_id: str) -> Request:
         target = raw_path_of(scope)
