@@ -18,7 +18,7 @@ from consumer.address import broker_url
 from consumer.answer import Response, error_of, is_success, media_type
 from consumer.errors import AttemptFailed, BadAnswer, TooLarge
 from consumer.limits import RequestLimits
-from consumer.values import Values, checked_params, evaluate
+from consumer.values import Values, checked_headers, checked_params, evaluate
 from consumer.wire import EVENT_STREAM
 
 __all__ = ["EventConnection", "HttpTransport", "Pool", "Request", "Response", "Transport"]
@@ -87,7 +87,7 @@ class HttpTransport:
         self._base_url = str(broker_url(base_url)).rstrip("/")
         self._limits = limits
         self._answer_bytes_max = pool.answer_bytes_max
-        self._headers = dict(headers or {})
+        self._headers = checked_headers(headers)
         self._params = checked_params(params)
         self._client = httpx.AsyncClient(
             limits=httpx.Limits(

@@ -30,10 +30,14 @@ from producer.control import MessageReceipt, SessionReceipt, Stopped
 from producer.generation import Generation
 from producer.limits import Limits
 from producer.producer import Producer
+from producer.protocol import Appended, StreamInfo
 from producer.sender import Receipt
+from producer.stream_producer import StreamProducer
+from producer.streams import Streams
 
 __all__ = [
     "AccessDenied",
+    "Appended",
     "AttemptFailed",
     "BadAnswer",
     "BadRequest",
@@ -60,6 +64,9 @@ __all__ = [
     "Response",
     "SessionReceipt",
     "Stopped",
+    "StreamInfo",
+    "StreamProducer",
+    "Streams",
     "TooLarge",
     "Transport",
     "Unavailable",

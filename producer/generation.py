@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,8 +24,6 @@ __all__ = ["Generation", "Opening"]
 LEASE_MS_MIN, LEASE_MS_MAX = 1_000, 600_000
 ERROR_CHARS_MAX = 2_000
 """Of an exception's text in the log of a session: a message for people, not a dump."""
-
-_log = logging.getLogger("streamfold.producer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,12 +219,7 @@ class Generation:
     ) -> None:
         if not self._sender.closing and self.error is None:
             self._close_because(error)
-        await self._sender.wait_over()
-        if self.error is None or self._sender.error_told or error is self.error:
-            return
-        if error is None:
-            raise self.error
-        self._note(error, self.error)
+        await self._sender.leave(error)
 
     @property
     def _sender(self) -> Sender:
@@ -254,13 +246,6 @@ class Generation:
             self._close(Status.FAILED, error={"type": type(error).__name__, "message": str(error)[:ERROR_CHARS_MAX]})
         else:
             self._close(Status.ABORTED, reason="cancelled")
-
-    def _note(self, leaving: BaseException, lost: ClientError) -> None:
-        text = f"the generation {self.generation_id} could not be ended: {lost}"
-        leaving.add_note(text)
-        if not isinstance(leaving, Exception):
-            # Whoever cancels swallows the cancellation, and the note with it.
-            _log.warning("session %s: %s", self.session_id, text)
 
     async def _take_up(self) -> int:
         """Ask how far earlier processes got; the seq to go on with. Raises Fenced if there is nothing to go on with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import Generic, TypeVar
@@ -32,6 +33,8 @@ __all__ = ["Pipeline"]
 
 R = TypeVar("R")
 
+_log = logging.getLogger("streamfold.producer")
+
 
 class Pipeline(ABC, Generic[R]):
     """Takes encoded chunks, and sees to it that they arrive once and in order. `R` is what acknowledges a batch.
@@ -40,7 +43,9 @@ class Pipeline(ABC, Generic[R]):
     returns when everything written is acknowledged after the end was told, or when `error` is set.
     """
 
-    def __init__(self, limits: Limits, framing: Framing = JSON_ARRAY, *, next_seq: int = 0) -> None:
+    def __init__(self, name: str, limits: Limits, framing: Framing = JSON_ARRAY, *, next_seq: int = 0) -> None:
+        self.name = name
+        """What is told of it in notes and logs."""
         self.changed = Signal()
         """Rings when something was acknowledged, and when `error` is set."""
         self.over = anyio.Event()
@@ -69,6 +74,10 @@ class Pipeline(ABC, Generic[R]):
     @abstractmethod
     async def _post(self, seq: int, batch: Batch) -> R:
         """Send a batch once. Raises AttemptFailed if it may succeed later; Gap and Refused are judged by the window."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End it, if it is not ended yet, with everything that was written: its writer goes away."""
 
     async def _keep_alive(self) -> None:
         """Runs beside the sending, and is cancelled at its end."""
@@ -173,10 +182,22 @@ class Pipeline(ABC, Generic[R]):
         self.closing = True
         self.over.set()
 
-    async def wait_over(self) -> None:
-        """Return when nothing is sent any more, whatever is cancelled around it."""
+    async def leave(self, leaving: BaseException | None) -> None:
+        """Wait until nothing is sent any more, whatever is cancelled around it; then tell the error if nobody did.
+
+        It is raised, or becomes a note of the exception with which the writer leaves.
+        """
         with anyio.CancelScope(shield=True):
             await self.over.wait()
+        if self.error is None or self.error_told or leaving is self.error:
+            return
+        if leaving is None:
+            raise self.error
+        text = f"{self.name} could not be ended: {self.error}"
+        leaving.add_note(text)
+        if not isinstance(leaving, Exception):
+            # Whoever cancels swallows the cancellation, and the note with it.
+            _log.warning("%s", text)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 

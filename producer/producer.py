@@ -1,4 +1,4 @@
-"""The client that writes: sessions, messages, generations."""
+"""The client that writes: sessions, messages, generations; and raw streams."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 
+from consumer.address import broker_url
 from consumer.transport import HttpTransport, Pool, Transport
 from consumer.values import Values
-from consumer.wire import Status
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
-from producer.encoding import encode_chunk
 from producer.generation import Generation, Opening
 from producer.limits import Limits
-from producer.sender import Sender
+from producer.pipeline import Pipeline
+from producer.streams import Streams
 
 __all__ = ["Producer"]
 
@@ -32,9 +32,14 @@ class Producer:
             async with producer.generation("session-1", "generation-1") as generation:
                 await generation.write(chunk)
 
+            await producer.streams.create("logs/1", content_type="text/plain")
+            async with producer.streams.producer("logs/1", "worker-1", auto_claim=True) as writing:
+                await writing.append("one line, and so on")
+
     Enter it where the application lives, not inside a request: what its generations have written is sent by its tasks,
-    and goes on when a request is cancelled. Leaving it ends the generations that are still open as `aborted`, with
-    everything they have written; that takes at most `finish_timeout_s`, and no cancellation cuts it short.
+    and goes on when a request is cancelled. Leaving it ends the generations that are still open as `aborted`, and
+    the producers of streams, with everything they have written; that takes at most `finish_timeout_s`, and no
+    cancellation cuts it short.
 
     `headers` and `params` go with every request; a function among them, async or not, is called for each one, so that a
     token can be renewed. All requests are retried on connection errors, time outs, 408, 429 and 5xx, as long as the
@@ -55,7 +60,9 @@ class Producer:
         self._transport = transport or _http(url, self._limits, headers, params)
         self._control = Control(self._transport, self._limits)
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._senders: set[Sender] = set()
+        self._pipelines: set[Pipeline[Any]] = set()
+        self.streams = Streams(broker_url(url), self._transport, self._limits, self._start)
+        """Raw streams: create, append, close, delete, head, fork, and idempotent producers."""
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -162,21 +169,20 @@ class Producer:
 
     def _end_all(self) -> None:
         """End what was left open: its writer is still inside, and learns it from its next call."""
-        for sender in self._senders:
-            if not sender.closing and sender.error is None:
-                sender.close(encode_chunk({"status": Status.ABORTED, "reason": "the producer was closed"}))
+        for pipeline in self._pipelines:
+            pipeline.abort()
 
-    def _start(self, sender: Sender) -> None:
+    def _start(self, pipeline: Pipeline[Any]) -> None:
         if self._tasks is None:
             raise RuntimeError("use the producer inside 'async with'")
-        self._tasks.start_soon(self._run, sender)
-        self._senders.add(sender)
+        self._tasks.start_soon(self._run, pipeline)
+        self._pipelines.add(pipeline)
 
-    async def _run(self, sender: Sender) -> None:
+    async def _run(self, pipeline: Pipeline[Any]) -> None:
         try:
-            await sender.run()
+            await pipeline.run()
         finally:
-            self._senders.discard(sender)
+            self._pipelines.discard(pipeline)
 
 
 def _http(url: str, limits: Limits, headers: Values | None, params: Values | None) -> HttpTransport:

@@ -12,7 +12,7 @@ from consumer.answer import check, read
 from consumer.errors import ClientError, Refused, Unavailable
 from consumer.retry import persist
 from consumer.transport import Request, Transport
-from consumer.wire import JSON, PRODUCER_SEQ, STREAM_DURABILITY, Code
+from consumer.wire import JSON, PRODUCER_SEQ, STREAM_DURABILITY, Code, Status
 from producer.batcher import Batch
 from producer.encoding import encode_chunk
 from producer.limits import Limits
@@ -63,7 +63,7 @@ class Sender(Pipeline[Receipt]):
     """What is written into one generation, on its way."""
 
     def __init__(self, transport: Transport, place: Place, limits: Limits) -> None:
-        super().__init__(limits, next_seq=place.next_seq)
+        super().__init__(f"the generation at {place.target}", limits, next_seq=place.next_seq)
         self._transport = transport
         self._place = place
 
@@ -85,6 +85,11 @@ class Sender(Pipeline[Receipt]):
     def close(self, body: bytes) -> None:
         """Queue the finish, and start the clock of the ending."""
         self.end(_finish(body))
+
+    def abort(self) -> None:
+        """See Pipeline."""
+        if not self.closing and self.error is None:
+            self.close(encode_chunk({"status": Status.ABORTED, "reason": "the producer was closed"}))
 
     async def end_unopened(self, body: bytes) -> Receipt:
         """Finish in the place of the first batch. Call it when `over`, and no batch was acknowledged."""

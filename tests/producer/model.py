@@ -36,6 +36,14 @@ class Fault(Enum):
     FAIL_AFTER = auto()  # it has its effect, and is answered 500
 
 
+class Stranger(Enum):
+    """Who answers one request in the broker's place, without effect."""
+
+    LIMIT = auto()  # 429
+    PORTAL = auto()  # a login page, with 200
+    REDIRECT = auto()  # 307
+
+
 @dataclass
 class Batch:
     body: bytes
@@ -78,7 +86,7 @@ class ModelBroker:
         """Method, path and body of everything that arrived."""
         self.seqs: list[tuple[str, int, bytes]] = []
         """Verb, seq and body of every batch that arrived."""
-        self.fault: Callable[[Request], Fault | None] = lambda _: None
+        self.fault: Callable[[Request], Fault | Stranger | None] = lambda _: None
         """Asked for every request, in the order of arrival."""
         self.delay_s: Callable[[Request], float] = lambda _: 0.0
         """How long a request is held up before it has its effect: lets others overtake it."""
@@ -138,6 +146,8 @@ class ModelBroker:
 
     async def _answer(self, handle: Callable[[Request, bytes], Response], request: Request, body: bytes) -> Response:
         fault = self.fault(request)
+        if isinstance(fault, Stranger):
+            return STRANGE_ANSWERS[fault]()
         if fault is Fault.RESET:
             return CutOff()
         if fault is Fault.REFUSE:
@@ -296,6 +306,13 @@ async def serving(broker: ModelBroker, port: int | None = None) -> AsyncIterator
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(thread.join)
         listener.close()
+
+
+STRANGE_ANSWERS: dict[Stranger, Callable[[], Response]] = {
+    Stranger.LIMIT: lambda: problem(429, "OVERLOADED", headers={"retry-after": "7"}),
+    Stranger.PORTAL: lambda: Response("<html>Please log in", media_type="text/html"),
+    Stranger.REDIRECT: lambda: Response(status_code=307, headers={"location": "http://127.0.0.1:1/"}),
+}
 
 
 def in_turn(*faults: Fault | None) -> Callable[[Request], Fault | None]:
