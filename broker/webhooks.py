@@ -159,7 +159,7 @@ class Webhooks:
         try:
             if not response.is_success:
                 raise DeliveryFailed(f"status {response.status_code}")
-            return _says_done(await _start_of(response))
+            return _says_done(await _body_of(response))
         finally:
             await response.aclose()
 
@@ -231,13 +231,13 @@ def _port(url: httpx.URL) -> int:
     return 443 if url.scheme == "https" else 80
 
 
-async def _start_of(response: httpx.Response) -> bytes:
-    """The body as it was sent, but no more than can matter."""
+async def _body_of(response: httpx.Response) -> bytes:
+    """The body as it was sent; nothing of one that is longer than can matter."""
     body = b""
     async for part in response.aiter_raw():
         body += part
         if len(body) > limits.WEBHOOK_ANSWER_BYTES_MAX:
-            break
+            return b""
     return body
 
 

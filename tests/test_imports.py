@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("broker", "producer", "consumer")
-SERVER_ONLY = ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "aiokafka")
+SERVER_ONLY = ("starlette", "uvicorn", "uvloop", "httptools", "prometheus_client", "cryptography", "aiokafka")
 
 
 class Import(NamedTuple):
