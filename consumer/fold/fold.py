@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from consumer.fold.ai_sdk import AISDKDraft
+from consumer.fold.anthropic_messages import MessageDraft
 from consumer.fold.draft import ChunkFault, Draft, FaultCode
 from consumer.fold.openai_chat import ChatCompletionDraft
 from consumer.fold.openai_responses import ResponseDraft
@@ -18,6 +19,7 @@ from consumer.plain import JSON, JSONObject
 FORMATS: Final[Mapping[str, type[Draft]]] = MappingProxyType(
     {
         "ai-sdk-ui-message-stream": AISDKDraft,
+        "anthropic-messages": MessageDraft,
         "openai-chat": ChatCompletionDraft,
         "openai-responses": ResponseDraft,
         "text": PlainTextDraft,

@@ -1,7 +1,7 @@
 """The value of JSON text that is still arriving, by the rule of the library that shows it.
 
 Each library has its own rule (FOLDS section 9) and a reader must see what that library would show, so none of these
-is "better" than another. Here: the AI SDK's `parsePartialJson`.
+is "better" than another. Here: the AI SDK's `parsePartialJson`, and the strict parse that all of them build on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar, Final, Literal, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
+from consumer.fold.growing import rejoined
 from consumer.plain import DEPTH_MAX, JSON, NotJSON, nests_within
 
 _INT_EXACT_MAX: Final = 2**53
@@ -31,8 +32,8 @@ def parse_ai_sdk(text: str) -> PartialJSON:
     return AISDKParser().parse(text)
 
 
-def parse_secure(text: str) -> JSON:
-    """One strict JSON text without keys that could reach an object's prototype, numbers as doubles.
+def parse_strict(text: str) -> JSON:
+    """One JSON text as `JSON.parse` takes it, numbers as doubles.
 
     Raises NotJSON if it is anything else, or nests deeper than DEPTH_MAX.
     """
@@ -43,6 +44,21 @@ def parse_secure(text: str) -> JSON:
         raise NotJSON(str(error)) from error
     if not nests_within(value, DEPTH_MAX):
         raise NotJSON(f"nested deeper than {DEPTH_MAX}")
+    return _all_rejoined(value) if "\\u" in text and rejoined(text) is not text else value
+
+
+def _all_rejoined(value: JSON) -> JSON:
+    """The value with both halves of each pair joined in its texts, where one half was an escape and the other not."""
+    if isinstance(value, dict):
+        return {rejoined(key): _all_rejoined(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_all_rejoined(child) for child in value]
+    return rejoined(value) if isinstance(value, str) else value
+
+
+def parse_secure(text: str) -> JSON:
+    """The same without keys that could reach an object's prototype. Raises NotJSON for these too."""
+    value = parse_strict(text)
     if _may_reach_prototype(text) and reaches_prototype(value):
         raise NotJSON("a key that could reach an object's prototype")
     return value

@@ -173,4 +173,12 @@ DICTATIONS: Final = {
         },
         lambda message: message["output_text"],
     ),
+    "anthropic-messages": Dictation(
+        [
+            {"type": "message_start", "message": {"content": [], "usage": {}}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        ],
+        lambda text: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
+        lambda message: message["content"][0]["text"],
+    ),
 }
