@@ -30,6 +30,8 @@ class Fault:
     """Given up by saying nothing more, instead of with an end."""
     hang_up: bool = False
     """No answer at all."""
+    mute: bool = False
+    """No answer at all, and no end of it either."""
 
 
 @dataclass
@@ -111,6 +113,8 @@ class Model:
         if fault.hang_up:
             writer.transport.abort()
             return
+        if fault.mute:
+            await asyncio.Event().wait()
         answer = _Answer(writer, fault)
         if fault.status:
             await answer.start(fault.status, fault.headers)
@@ -144,7 +148,7 @@ class Model:
 
     async def _send_events(self, answer: "_Answer", offset: str) -> None:
         headers = {"content-type": "text/event-stream"}
-        if not self._is_json:
+        if not self._is_json and not self._is_text:
             headers["stream-sse-data-encoding"] = "base64"
         await answer.start(200, headers)
         position = self._position(offset)
@@ -167,7 +171,10 @@ class Model:
                     return
 
     def _data_event(self, records: list[Any]) -> bytes:
-        if not self._is_json:
+        if self._is_text:
+            text = b"".join(records).decode().replace("\r\n", "\n").replace("\r", "\n")
+            lines = text.split("\n")
+        elif not self._is_json:
             text = base64.b64encode(b"".join(records)).decode()
             lines = [text[start : start + 5] for start in range(0, len(text), 5)]
         else:
@@ -187,6 +194,10 @@ class Model:
 
     def _position(self, offset: str) -> int:
         return {"-1": 0, "now": len(self.records)}.get(offset) if offset in ("-1", "now") else int(offset)  # type: ignore[return-value]
+
+    @property
+    def _is_text(self) -> bool:
+        return self.content_type.startswith("text/")
 
     @property
     def _is_json(self) -> bool:

@@ -1,6 +1,7 @@
 """The reader against a model of a broker that fails in every way a network can."""
 
 import json
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,12 @@ from consumer import (
     Gone,
     Limits,
     NotFound,
+    RateLimited,
     Reader,
     Refused,
     TooLarge,
     Unavailable,
+    ValueFailed,
 )
 from consumer.errors import AttemptFailed
 from tests.consumer.model import Fault, Model
@@ -290,6 +293,202 @@ async def test_it_does_not_wait_longer_than_its_own_limit() -> None:
         assert records_of(await followed(model, live=False, retry_after_s_max=0.01)) == RECORDS
 
 
+# -- when something on the way holds events back -------------------------------------------------------------------
+
+
+HELD_BACK = [Fault(bytes_sent=0, silent=True), Fault(mute=True)]
+"""By a proxy that passes the head on, and by one that waits for the body first."""
+
+
+def lives(model: Model) -> list[str | None]:
+    """How each request asked, in order."""
+    return [asked.query.get("live") for asked in model.asked]
+
+
+@pytest.mark.parametrize("fault", HELD_BACK, ids=["head", "nothing"])
+async def test_events_that_do_not_arrive_though_the_stream_moved_make_it_poll(fault: Fault) -> None:
+    async with (
+        Model("a") as model,
+        reader(model, first_event_s_max=0.1) as reading,
+        aclosing(reading.follow("s")) as batches,
+    ):
+        model.live_faults.append(fault)
+        seen = [await anext(batches)]
+        await model.append("b")
+        seen.append(await anext(batches))
+        await model.append("c")
+        seen.append(await anext(batches))
+        await model.close()
+        seen += [batch async for batch in batches]
+
+    assert records_of(seen) == ["a", "b", "c"]
+    assert lives(model) == [None, "sse", None, "long-poll", "long-poll"]
+
+
+async def test_a_held_back_reader_polls_from_the_first_and_tries_events_again_later() -> None:
+    async with Model("a") as model, reader(model, first_event_s_max=0.1, polling_s=0.5) as reading:
+        model.live_faults.append(HELD_BACK[0])
+        await one_record_later(model, reading, "b")
+        model.asked.clear()
+        await one_record_later(model, reading, "c")
+        assert lives(model) == [None, "long-poll"]
+        await anyio.sleep(0.5)
+        model.asked.clear()
+        await one_record_later(model, reading, "d")
+        assert lives(model) == [None, "sse"]
+
+
+async def one_record_later(model: Model, reading: Reader, record: str) -> None:
+    """Follow until a record that comes when the end is reached."""
+    async with aclosing(reading.follow("s", "now")) as batches:
+        await anext(batches)
+        await model.append(record)
+        assert (await anext(batches)).records == [record]
+
+
+async def test_silence_on_a_stream_that_did_not_move_is_no_reason_to_poll() -> None:
+    async with Model("a") as model, reader(model, first_event_s_max=0.05) as reading:
+        model.live_faults += [HELD_BACK[0], HELD_BACK[0]]
+        async with aclosing(reading.follow("s")) as batches, anyio.create_task_group() as tasks:
+            await anext(batches)
+            tasks.start_soon(append_when, model, "b", lambda: lives(model).count("sse") == 3)
+            assert (await anext(batches)).records == ["b"]
+
+    assert lives(model) == [None, "sse", None, "sse", None, "sse"]
+
+
+async def append_when(model: Model, record: str, condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  the model tells what was asked, and rings no bell
+        await anyio.sleep(0.005)
+    await model.append(record)
+
+
+async def test_events_that_stop_arriving_though_the_stream_moved_make_it_poll() -> None:
+    """The first event came through; then the proxy's buffer was full no more."""
+    first = len(f"id: 0001\nevent: control\ndata: {json.dumps(CONTROL)}\n\n")
+    async with (
+        Model("a") as model,
+        reader(model, silence_s_max=0.2) as reading,
+        aclosing(reading.follow("s")) as batches,
+    ):
+        model.live_faults.append(Fault(bytes_sent=first, silent=True))
+        await anext(batches)
+        await model.append("b")
+        assert (await anext(batches)).records == ["b"]
+        await model.append("c")
+        assert (await anext(batches)).records == ["c"]
+
+    assert lives(model) == [None, "sse", None, "long-poll"]
+
+
+CONTROL = {"streamNextOffset": "0001", "streamCursor": "8", "upToDate": True}
+
+
+async def test_who_insists_on_events_gets_events() -> None:
+    async with (
+        Model("a") as model,
+        reader(model, silence_s_max=0.1, first_event_s_max=0.01) as reading,
+        aclosing(reading.follow("s", live="sse")) as batches,
+    ):
+        await anext(batches)
+        model.live_faults += [HELD_BACK[0], HELD_BACK[1]]
+        await model.append("b")
+        assert (await anext(batches)).records == ["b"]
+
+    assert lives(model) == [None, "sse", "sse", "sse"]
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+@pytest.mark.parametrize(
+    ("content_type", "records"),
+    [
+        ("application/json", ["a", ["\u2028"], None]),
+        ("text/plain", [b"a\n", "\u2028\n\n".encode(), b" b\0"]),
+        ("image/png", [b"\r\n", bytes(range(256)), b"\n"]),
+    ],
+)
+async def test_every_content_type_comes_by_either_way(live: Any, content_type: str, records: list[Any]) -> None:
+    """PROTOCOL.md 5.7, 5.8."""
+    async with (
+        Model(content_type=content_type, page_records=1) as model,
+        reader(model) as reading,
+        aclosing(reading.follow("s", live=live)) as batches,
+    ):
+        seen = [(await anext(batches)).records]
+        for record in records:
+            await model.append(record)
+            seen.append((await anext(batches)).records)
+        await model.close()
+        seen += [batch.records async for batch in batches]
+
+    assert content_of(seen) == content_of([model.records])
+    assert set(lives(model)) == {None, live}
+
+
+async def test_events_turn_line_ends_of_text_into_line_feeds() -> None:
+    async with (
+        Model(content_type="text/plain") as model,
+        reader(model) as reading,
+        aclosing(reading.follow("s", live="sse")) as batches,
+    ):
+        await anext(batches)
+        await model.append(b"a\r\nb\rc\n")
+        assert (await anext(batches)).records == b"a\nb\nc\n"
+
+
+# -- headers and parameters ------------------------------------------------------------------------------------------
+
+
+async def test_functions_are_asked_for_every_request_and_every_retry() -> None:
+    tokens = iter(range(100))
+
+    async def token() -> str:
+        return f"Bearer {next(tokens)}"
+
+    async with Model("a") as model:
+        model.faults.append(Fault(status=503))
+        async with Reader(
+            model.url, headers={"authorization": token}, params={"tenant": lambda: "t & 1"}, limits=HASTY
+        ) as reading:
+            async with aclosing(reading.follow("s")) as batches:
+                await anext(batches)
+                await model.append("b")
+                await anext(batches)
+            await reading.messages("s")
+
+    assert [asked.headers["authorization"] for asked in model.asked] == [f"Bearer {n}" for n in range(4)]
+    assert {asked.query["tenant"] for asked in model.asked} == {"t & 1"}
+    assert list(model.asked[2].query) == ["cursor", "live", "offset", "tenant"], "in order, for caches"
+
+
+async def test_a_header_that_cannot_be_had_is_a_clear_error_and_not_tried_again() -> None:
+    def token() -> str:
+        raise LookupError("no token")
+
+    async with Model("a") as model, Reader(model.url, headers={"authorization": token}) as reading:
+        with pytest.raises(ValueFailed, match="LookupError"):
+            await reading.read("s")
+
+    assert not model.asked
+
+
+async def test_a_function_that_hangs_is_given_up() -> None:
+    async def token() -> str:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    limits = replace(HASTY, attempt_timeout_s=0.05)
+    async with Model("a") as model, Reader(model.url, headers={"authorization": token}, limits=limits) as reading:
+        with pytest.raises(ValueFailed, match="Timeout"):
+            await reading.read("s")
+
+
+@pytest.mark.parametrize("name", ["offset", "live", "cursor"])
+def test_a_parameter_of_the_protocol_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Reader(params={name: "x"})
+
+
 # -- how it gives up -----------------------------------------------------------------------------------------------
 
 
@@ -324,6 +523,15 @@ async def test_a_refusal_by_a_proxy_is_told_as_it_is() -> None:
         model.faults.append(Fault(status=404, body=b"<html>nothing here"))
         with pytest.raises(NotFound, match=r"HTTP_404.*<html>nothing here"):
             await followed(model)
+
+
+async def test_a_rate_limit_that_lasts_is_its_own_error() -> None:
+    async with Model("a") as model, reader(model, deadline_s=0.05, retry_after_s_max=0.01) as reading:
+        model.faults += [Fault(status=429, headers={"retry-after": "7"})] * 100
+        with pytest.raises(RateLimited) as raised:
+            await reading.read("s")
+
+    assert (raised.value.status, raised.value.retry_after_s) == (429, 7.0)
 
 
 async def test_no_broker_ends_a_one_shot_read_at_its_deadline() -> None:
@@ -402,8 +610,15 @@ async def test_a_page_that_no_broker_sends_is_an_error(fault: Fault) -> None:
             headers={"content-type": "text/event-stream"},
             body=b'event: data\ndata: {}\n\nevent: control\ndata: {"streamNextOffset":"2"}\n\n',
         ),
+        Fault(status=200, headers={"content-type": "text/event-stream"}, body=b'event: data\ndata: ["\xff"]\n\n'),
+        Fault(status=200, headers={"content-type": "text/event-stream", "stream-sse-data-encoding": "base32"}),
+        Fault(
+            status=200,
+            headers={"content-type": "text/event-stream"},
+            body=b'event: data\ndata: [1\n\nevent: control\ndata: {"streamNextOffset":"2"}\n\n',
+        ),
     ],
-    ids=["no events", "no offset", "no array"],
+    ids=["no events", "no offset", "no array", "no UTF-8", "no such encoding", "no JSON"],
 )
 async def test_live_events_that_no_broker_sends_are_an_error(fault: Fault) -> None:
     async with Model("a") as model:

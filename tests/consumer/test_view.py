@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumer import BadAnswer, NotFound, SessionView
+from consumer import BadAnswer, Limits, NotFound, SessionView
 from consumer.session import SessionFold
 from tests.consumer.model import Fault, Model
 from tests.consumer.records import answer, chunk, ended, opened, whole
@@ -85,6 +85,29 @@ async def test_it_goes_on_across_a_lost_connection() -> None:
             async for _ in changes:
                 pass
             assert view.messages == items_of([*HISTORY, *RUNNING, *REST])
+
+
+async def test_it_goes_on_where_events_are_held_back() -> None:
+    async with Model() as model:
+        await at(model, *HISTORY)
+        model.escapes = True
+        model.live_faults.append(Fault(bytes_sent=0, silent=True))
+        limits = Limits(first_event_s_max=0.1)
+        async with (
+            SessionView(
+                model.url, "s", headers={"authorization": lambda: "t"}, params={"tenant": "1"}, limits=limits
+            ) as view,
+            aclosing(view.follow()) as changes,
+        ):
+            await anext(changes)
+            await model.append(*RUNNING, *REST)
+            await model.close()
+            async for _ in changes:
+                pass
+            assert view.messages == items_of([*HISTORY, *RUNNING, *REST])
+
+    assert "long-poll" in {asked.query.get("live") for asked in model.asked}
+    assert {(asked.headers["authorization"], asked.query["tenant"]) for asked in model.asked} == {("t", "1")}
 
 
 async def test_a_session_that_is_not_there_cannot_be_entered() -> None:
