@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from broker import limits
 from broker.core.fork import unref_entry
 from broker.core.outcome import Result
@@ -20,13 +18,10 @@ from broker.http.request import Receive, Request, read_body
 from broker.http.response import LiveResponse, Response
 from broker.partition import Partition
 from broker.settings import Settings
-from consumer.wire import JSON, Code
+from consumer.wire import Code
 
 PREFIX: Final = b"/v1/stream/"
 _RESERVED: Final = "__ds"
-_RESERVED_BODY: Final = msgspec.json.encode(
-    {"error": {"code": Code.NOT_IMPLEMENTED.value, "message": "subscriptions are not implemented yet"}}
-)
 
 
 class StreamApi:
@@ -40,7 +35,7 @@ class StreamApi:
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
         """One request. Raises BadRequest, BrokerError, ClientLeft."""
         if request.path == _RESERVED or request.path.startswith(f"{_RESERVED}/"):
-            return _reserved()
+            raise BadRequest(Code.NOT_FOUND)  # its own API has all that there is, under its plain name
         streams.require_method(request.method, request.path)
         if request.method == "GET":
             read = await self._reads.get(request)
@@ -82,13 +77,3 @@ class StreamApi:
 def live_s_max(settings: Settings) -> float:
     """How long a live response may take at most: an SSE connection's life, and a while for a reader that stalls."""
     return settings.sse_life_s * 1.1 + limits.SSE_STALL_S
-
-
-def _reserved() -> Response:
-    """Under `__ds/` errors have the protocol's own form (PROTOCOL.md 6)."""
-    headers = [
-        (b"content-type", JSON.encode()),
-        (b"content-length", b"%d" % len(_RESERVED_BODY)),
-        (b"cache-control", b"no-store"),
-    ]
-    return Response(501, headers, _RESERVED_BODY)
