@@ -52,6 +52,8 @@ def main(
         except Invalid as error:
             sys.exit(f"invalid: {error}")
     print("\n" + report.table(found))
+    if disturbed := report.disturbance(found):
+        print(f"\n{disturbed}")
     if wrk_ratio is not None:
         print(f"\nwrk gets {wrk_ratio:.2f} times as many requests/s out of the bare application as this load.")
     if output is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from benchmarks.facts import Facts
 from benchmarks.scenario import BARE, Measured, Scenario
+
+DISTURBED: Final = 0.1
+"""Share of a core in the hands of others from which a run counts as disturbed."""
 
 
 class Row(NamedTuple):
@@ -90,6 +93,18 @@ def _verdict(row: Row) -> str:
     if not row.floor:
         return ""
     return "PASS" if row.passed else "below"
+
+
+def disturbance(found: list[Row]) -> str:
+    """What to think of the numbers when somebody else was at work; empty when nobody was."""
+    others = [measured.others_busy for row in found for measured in row.rounds]
+    if max(others) < DISTURBED:
+        return ""
+    disturbed = sum(share >= DISTURBED for share in others)
+    return (
+        f"Others used up to {max(others):.0%} of a core in {disturbed} of {len(others)} runs: "
+        "these numbers are no more than a hint. Measure again on a quiet machine."
+    )
 
 
 def raw(facts: Facts, found: list[Row], wrk_ratio: float | None) -> bytes:

@@ -59,26 +59,27 @@ class Measured(msgspec.Struct, frozen=True):
     server_us: float  # of processor time for one request, all threads together
     server_busy: float  # of its core, 0 to 1
     load_busy: float
+    others_busy: float  # what everybody else used of these two cores: above a few hundredths, measure again
     audited_batches: int  # found again after a SIGKILL; 0 where nothing is promised
 
 
 class _Busy:
-    """How much of their cores the server and this process use from `begin` to `end`."""
+    """How much of their cores the server, this process and all others use from `begin` to `end`."""
 
     def __init__(self, of: Server) -> None:
         self._of = of
-        self._begun = self._end = (0.0, 0.0, 0.0)
+        self._begun = (0.0, 0.0, 0.0, 0.0)
 
     def begin(self) -> None:
         self._begun = self._now()
 
-    def end(self) -> tuple[float, float]:
-        """Of the server, and of this process."""
-        elapsed_s, server_s, own_s = (now - begun for now, begun in zip(self._now(), self._begun, strict=True))
-        return server_s / elapsed_s, own_s / elapsed_s
+    def end(self) -> tuple[float, float, float]:
+        """Of the server, of this process, and of all others, as shares of a core."""
+        elapsed_s, server_s, load_s, all_s = (now - begun for now, begun in zip(self._now(), self._begun, strict=True))
+        return server_s / elapsed_s, load_s / elapsed_s, max(0.0, all_s - server_s - load_s) / elapsed_s
 
-    def _now(self) -> tuple[float, float, float]:
-        return time.perf_counter(), self._of.cpu_s(), time.process_time()
+    def _now(self) -> tuple[float, float, float, float]:
+        return time.perf_counter(), self._of.cpu_s(), time.process_time(), server.cores_busy_s()
 
 
 def measure(scenario: Scenario, folder: Path, *, warm_up_s: float, measured_s: float) -> Measured:
@@ -94,7 +95,7 @@ def measure(scenario: Scenario, folder: Path, *, warm_up_s: float, measured_s: f
             batches = scenario.workload.prepare(port)
             busy = _Busy(running)
             seen = load.run(port, batches, warm_up_s=warm_up_s, measured_s=measured_s, measuring=busy.begin)
-            server_busy, load_busy = busy.end()
+            server_busy, load_busy, others_busy = busy.end()
         audited = _audit(scenario, command, port, seen) if scenario.engine == "sqlite" else 0
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
@@ -110,6 +111,7 @@ def measure(scenario: Scenario, folder: Path, *, warm_up_s: float, measured_s: f
         server_us=server_busy / requests_per_s * 1e6,
         server_busy=server_busy,
         load_busy=load_busy,
+        others_busy=others_busy,
         audited_batches=audited,
     )
 

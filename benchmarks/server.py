@@ -36,6 +36,19 @@ class Server:
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def cores_busy_s() -> float:
+    """What everything together has used of the two cores so far, in seconds; 0 where the system has no /proc."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except FileNotFoundError:
+        return 0.0
+    fields = [line.split() for line in lines]
+    ticks_of = {name: [int(number) for number in numbers] for name, *numbers in fields if name.startswith("cpu")}
+    used = [ticks_of[f"cpu{core}"] for core in {CORES[0], CORES[-1]}]
+    # user, nice, system, (idle, iowait,) irq, softirq, steal
+    return sum(sum(ticks[:3]) + sum(ticks[5:8]) for ticks in used) / os.sysconf("SC_CLK_TCK")
+
+
 def bare(port: int) -> Command:
     """The floor."""
     return [sys.executable, "-m", "benchmarks.bare", str(port)]
