@@ -90,6 +90,9 @@ GENERATIONS_OPEN_MAX: Final = 64
 """Open generations of one session: they share its row."""
 LANES_MAX: Final = 256
 """Lanes of one session: they share its row."""
+BATCH_CHUNKS_MAX: Final = 10_000
+"""Chunks in one batch. Each becomes a record with its ids, some hundred bytes: a body of bare digits would else become
+fifty times as much, in one step that holds everybody up."""
 LEASE_MS_MIN: Final = 1_000
 LEASE_MS_MAX: Final = 600_000
 LEASE_MS: Final = 30_000

@@ -110,7 +110,6 @@ class Code(StrEnum):
     WEBHOOK_URL_REJECTED = "WEBHOOK_URL_REJECTED"
     TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105 -- a code, no secret
     TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 -- as above
-    NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     BODY_TOO_LARGE = "BODY_TOO_LARGE"
     # what it names is not there

@@ -34,7 +34,7 @@ from broker.core.entry import (
 )
 from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
-from broker.core.page import pack_lengths
+from broker.core.page import pack_lengths, unpack_lengths
 from broker.core.session import timestamp
 from broker.core.state import Generation, Session, Stream, media_type
 from broker.http import caching
@@ -322,6 +322,8 @@ def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str,
     lengths, data = split(body)
     if not lengths:
         raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
+    if len(unpack_lengths(lengths)) > limits.BATCH_CHUNKS_MAX:
+        raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_CHUNKS_MAX} chunks")
     options = _generation_options(target, seq, parameters)
     digest = body_digest(_opening(options, seq) + data)
     return _entry(

@@ -772,6 +772,19 @@ async def test_texts_cut_inside_a_surrogate_pair_are_taken_and_told_as_they_came
     assert "a\N{GRINNING FACE}b" in str(told[1]["message"])
 
 
+async def test_batch_of_more_chunks_than_the_bound_is_too_large(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records are much larger than the smallest chunks."""
+    monkeypatch.setattr(limits, "BATCH_CHUNKS_MAX", 3)
+    await put(client)
+    before = await everything(client)
+    refused = await chunks(client, 0, b"[1,2,3,4]")
+    assert (refused.status, refused.code) == (413, "BODY_TOO_LARGE")
+    assert await everything(client) == before
+    assert (await chunks(client, 0, b"[1,2,3]")).status == 200
+
+
 async def test_nesting_up_to_the_bound_reaches_the_messages(client: Client) -> None:
     await put(client)
     within = b"[" * (limits.JSON_DEPTH_MAX - 1) + b"]" * (limits.JSON_DEPTH_MAX - 1)

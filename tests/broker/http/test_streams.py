@@ -130,7 +130,6 @@ def test_delete_names_the_stream_only() -> None:
         ("POST", {"content-type": "text"}, b"x", Code.INVALID_CONTENT_TYPE),
         ("POST", {"content-type": "text/plain, text/html"}, b"x", Code.INVALID_CONTENT_TYPE),
         ("PUT", {"content-type": "text/" + "x" * 300}, b"", Code.INVALID_CONTENT_TYPE),
-        ("PUT", {"stream-forked-from": "/v1/stream/x"}, b"", Code.NOT_IMPLEMENTED),
         ("PUT", {"stream-ttl": "60", "stream-expires-at": "2030-01-01T00:00:00Z"}, b"", Code.INVALID_HEADER),
         ("POST", {**JSON_TYPE, "stream-seq": ""}, b"1", Code.INVALID_HEADER),
         ("POST", {**JSON_TYPE, "stream-seq": "x" * 257}, b"1", Code.INVALID_HEADER),
