@@ -193,6 +193,40 @@ def _without_extras(value: Any) -> Any:
     return value
 
 
+def check_ag_ui_client(vector: Vector) -> Difference | None:
+    """The messages and the state after every event, and what a run that was interrupted waits for."""
+    return _first(_ag_ui_client_differences(vector))
+
+
+def _ag_ui_client_differences(vector: Vector) -> Iterator[Difference | None]:
+    last = initial_of(vector) or {"messages": [], "state": {}}
+    folding = Fold.start(vector["format"], last)
+    for index, (event, snapshot) in enumerate(zip(vector["chunks"], vector["snapshots"], strict=True)):
+        folding.add(event)
+        last = {**last, **(snapshot or {})}
+        got = _view(folding.message)
+        yield first_difference(last, _without(got, "pendingInterrupts"), f"after event {index} $")
+        if vector["error"] is None:
+            yield first_difference(False, folding.failed, f"after event {index}, failed")  # noqa: FBT003  the value
+    yield first_difference(vector["final"], _without(_view(folding.message), "pendingInterrupts"), "final $")
+    interrupts = folding.message.get("pendingInterrupts", [])
+    yield first_difference(vector["pending_interrupts"], interrupts, "pending_interrupts $")
+    if vector["error"] is not None:
+        yield first_difference(True, folding.failed, "failed")  # noqa: FBT003  the value
+
+
+def initial_of(vector: Vector) -> Any:
+    """What the vector starts from, as its format's fold takes it."""
+    if vector["format"] == "ag-ui-client" and "initial" in vector:
+        return {"messages": vector["initial"], "state": vector.get("initial_state", {})}
+    initial = vector.get("initial")
+    return {"messages": initial} if isinstance(initial, list) else initial
+
+
+def _without(message: Any, *fields: str) -> Any:
+    return {field: value for field, value in message.items() if field not in fields}
+
+
 _SSE_ERRORS: Final = {"AI_JSONParseError": "not-json", "AI_TypeValidationError": "not-a-chunk"}
 
 
@@ -253,6 +287,7 @@ def _with_numbers(value: Any) -> Any:
 
 
 CHECKS: Final[dict[str, Check]] = {
+    "ag-ui-client": check_ag_ui_client,
     "ai-sdk-ui-message-stream": check_ai_sdk,
     "ai-sdk-sse": check_ai_sdk_sse,
     "anthropic-messages": check_completion,

@@ -92,6 +92,8 @@ class MessageDraft:
     def message(self) -> JSONObject:
         message: JSONObject = plain(self._message) or {}
         content: Any = message.get("content")
+        if self._inputs:
+            message["content"] = content = [*content]
         for index, given in self._inputs.items():
             content[index] = _with_input(content[index], given.value())
         return message

@@ -6,7 +6,7 @@ from typing import ClassVar, Final, Literal, Protocol, Self, TypeAlias
 
 from consumer.plain import DEPTH_MAX, JSON, JSONObject, nests_within
 
-FaultCode: TypeAlias = Literal["malformed", "reported", "no-such-part", "bad-metadata", "out-of-place"]
+FaultCode: TypeAlias = Literal["malformed", "reported", "no-such-part", "bad-metadata", "bad-patch", "out-of-place"]
 
 MESSAGE_CHARS_MAX: Final = 1_000
 """Of an error's text, which a chunk may bring along, this much is kept: enough to tell it apart, and no megabytes."""

@@ -8,7 +8,7 @@ found out on the way, a tree that was stored as plain data is gone on with by wr
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from consumer.fold.growing import Growing
 from consumer.plain import JSON
@@ -63,11 +63,22 @@ def text_at(holder: Any, key: Key) -> str | None:
 def plain(node: Any) -> Any:
     """The tree from this node on as plain data. Costs the nodes that the draft owns, and the texts that have grown."""
     kind = type(node)
+    if kind is Growing:
+        return node.text()
     if kind is Object:
-        return {key: plain(value) for key, value in node.items()}
+        fields = {}
+        for key, value in node.items():  # not a comprehension, which would take a second frame for each level
+            fields[key] = plain(value) if type(value) in _OWN else value
+        return fields
     if kind is Items:
-        return [plain(value) for value in node]
-    return node.text() if kind is Growing else node
+        items = []
+        for value in node:
+            items.append(plain(value) if type(value) in _OWN else value)  # noqa: PERF401  as above
+        return items
+    return node
+
+
+_OWN: Final = frozenset({Growing, Items, Object})
 
 
 def _at(holder: Any, key: Key) -> Any:

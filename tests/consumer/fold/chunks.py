@@ -181,4 +181,9 @@ DICTATIONS: Final = {
         lambda text: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
         lambda message: message["content"][0]["text"],
     ),
+    "ag-ui-client": Dictation(
+        [{"type": "TEXT_MESSAGE_START", "messageId": "m"}],
+        lambda text: {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": text},
+        lambda message: message["messages"][0]["content"],
+    ),
 }
