@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
@@ -48,6 +48,8 @@ log = logging.getLogger("streamfold.waker")
 
 TICK_S: Final = 0.1
 """How often attempts are looked at that may be due: well below the shortest delay."""
+PUT_OFF_S: Final = 1.0
+"""How long the partition is left alone by what it has just refused."""
 LINK_STEP: Final = 250
 """Streams linked by one entry."""
 PATHS_MAX: Final = 10_000
@@ -119,7 +121,8 @@ class Waker:
         self._births: dict[str, int] = {}
         self._concerned: dict[str, tuple[str, ...]] = {}  # path → ids of those whose pattern or explicit link names it
         self._due: dict[str, None] = {}  # ids to look at, oldest first
-        self._put_off: set[str] = set()  # ids to look at with the next tick
+        self._put_off: set[str] = set()  # ids to look at again …
+        self._put_off_until = float("-inf")  # … when it is so late
         self._something_due = asyncio.Event()
         self._looked_at = float("-inf")
         partition.subscribers = self
@@ -187,6 +190,17 @@ class Waker:
                 found[link.path] = stream
         return found
 
+    async def settle(self, subscription_id: str) -> None:
+        """Link the streams that are noted to be linked, so that whoever saw an append acknowledged finds its stream.
+
+        Raises BrokerError.
+        """
+        notes, subscription = self._notes.get(subscription_id), self._partition.subscriptions.get(subscription_id)
+        if notes is None or subscription is None:
+            return
+        for _ in range(0, len(notes.links), LINK_STEP):
+            await self._link(subscription, notes)
+
     def is_failing(self, subscription: Subscription) -> bool:
         """Whether a delivery has failed, and is to be tried again."""
         wake, notes = subscription.wake, self._notes.get(subscription.subscription_id)
@@ -197,13 +211,17 @@ class Waker:
     async def matching(self, pattern: str, wake_stream: str, limit: int) -> list[str]:
         """Paths of streams that the pattern covers, without the wake stream's; at most `limit` of them."""
         found: dict[str, None] = {}
+        async for path in self._covered(pattern, wake_stream):
+            found[path] = None
+            if len(found) >= limit:
+                break
+        return list(found)
+
+    async def _covered(self, pattern: str, wake_stream: str) -> AsyncIterator[str]:
         covers = glob(pattern)
         async for path in self._partition.stream_paths(covers.literal_prefix):
             if path != wake_stream and covers.matches(path):
-                found[path] = None
-                if len(found) >= limit:
-                    break
-        return list(found)
+                yield path
 
     async def link_existing(self, subscription: Subscription) -> None:
         """Link what matched a new subscription at its tail (PROTOCOL.md 6.2), in bounded steps. Raises BrokerError."""
@@ -221,6 +239,8 @@ class Waker:
 
     async def run(self) -> None:
         """Look at what is due until cancelled. A partition that refuses or stops is no reason to end."""
+        for subscription_id in self._partition.subscriptions:
+            self.changed(subscription_id)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._find_unlinked(), name="subscriptions: find unlinked")
             while True:
@@ -249,8 +269,9 @@ class Waker:
             wake = subscription.wake
             if wake is not None and wake.next_attempt_ms is not None and wake.next_attempt_ms <= now_ms:
                 self._due[subscription_id] = None
-        self._due.update(dict.fromkeys(self._put_off))
-        self._put_off.clear()
+        if self._put_off and self._monotonic() >= self._put_off_until:
+            self._due.update(dict.fromkeys(self._put_off))
+            self._put_off.clear()
 
     async def _attend(self, subscription_id: str, tasks: asyncio.TaskGroup) -> None:
         notes = self._notes.get(subscription_id)
@@ -264,6 +285,7 @@ class Waker:
         except BrokerError as error:
             log.warning("subscription %s is put off: %s", subscription_id, error)
             self._put_off.add(subscription_id)
+            self._put_off_until = self._monotonic() + PUT_OFF_S
             return
         if woken is not None and woken.wake is not None:
             notes.delivering_generation = woken.generation
@@ -312,7 +334,7 @@ class Waker:
         places = [(path, *notes.links[path]) for path in paths]
         outcome = await self._propose(Kind.SUBSCRIPTION_LINK, subscription, _link_options(places))
         if outcome.code is Code.TOO_MANY_LINKS:
-            await self._replace_links(subscription, notes, places)
+            await self._replace_links(outcome.subscription or subscription, notes, places)
         for path in paths:
             notes.links.pop(path, None)
         if notes.links:
@@ -340,7 +362,7 @@ class Waker:
         left = list(self._partition.subscriptions)
         while left:
             left = [subscription_id for subscription_id in left if not await self._found_unlinked(subscription_id)]
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(PUT_OFF_S)
 
     async def _found_unlinked(self, subscription_id: str) -> bool:
         subscription, notes = self._partition.subscriptions.get(subscription_id), self._notes.get(subscription_id)
@@ -351,10 +373,12 @@ class Waker:
                 await self.link_existing(subscription)
                 return True
             linked = {link.path for link in subscription.links}
-            for path in await self.matching(subscription.pattern, subscription.wake_stream, 2 * limits.LINKS_MAX):
+            async for path in self._covered(subscription.pattern, subscription.wake_stream):
                 stream = None if path in linked else await self._partition.stream(path)
                 if stream is not None and not stream.deleted and stream.tail > stream.begin:
                     notes.links.setdefault(path, (stream.incarnation, stream.begin))
+                if len(notes.links) >= limits.LINKS_MAX:
+                    break
         except BrokerError as error:
             log.warning("the streams of subscription %s are looked for again: %s", subscription_id, error)
             return False

@@ -60,6 +60,7 @@ class SubscriptionApi:
         if request.method == "DELETE":
             await self._partition.propose(subscriptions.delete_of(request, target))
             return Response(204, [])  # whether there was one or not (PROTOCOL.md 6.3)
+        await self._waker.settle(target.subscription_id)
         return await self._answer(request, self._known(target), 200)
 
     # -- one subscription ------------------------------------------------------------------------------------------
@@ -126,6 +127,7 @@ class SubscriptionApi:
 
     async def _claim(self, request: Request, target: Target, body: bytes) -> Response:
         worker = subscriptions.worker_of(body)
+        await self._waker.settle(target.subscription_id)
         known = self._known(target, PULL_WAKE)
         tails = pending_tails(known, await self._waker.streams(known))
         outcome = await self._partition.propose(subscriptions.claim_of(request, target, worker, tails))
@@ -139,6 +141,7 @@ class SubscriptionApi:
         """A callback, an ack or a release: nothing moves unless token, generation and wake are the current ones."""
         known = self._known(target, WEBHOOK if target.part == "callback" else PULL_WAKE)
         generation = self._generation_of(request, known)
+        await self._waker.settle(target.subscription_id)
         report = subscriptions.report_of(target, body)
         if generation != report.generation:
             return subscriptions.refuse(Code.FENCED, "the token is of another generation")

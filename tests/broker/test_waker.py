@@ -43,8 +43,6 @@ def waker_of(partition: Partition) -> Waker:
 async def running(partition: Partition) -> AsyncIterator[Waker]:
     """A waker that starts now: as after a crash, it has seen nothing of what is there."""
     waker = waker_of(partition)
-    for subscription_id in partition.subscriptions:
-        waker.changed(subscription_id)
     task = asyncio.create_task(waker.run())
     try:
         yield waker

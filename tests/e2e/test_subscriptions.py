@@ -279,6 +279,7 @@ async def test_dead_worker_hands_its_work_to_another(world: World) -> None:
     """PROTOCOL 7.3: its lease runs out, a wake follows, and it is fenced when it comes back."""
     await pull(world)
     tail = await world.emit()
+    await woken(world, 1)
     first = (await world.claim("dead")).json()
     busy = await world.claim("other")
     assert (busy.status_code, busy.json()["error"]["current_holder"]) == (409, "dead")
@@ -304,7 +305,19 @@ async def test_lease_outlives_a_kill_of_the_broker(world: World) -> None:
 async def test_release_wakes_again(world: World) -> None:
     await pull(world, lease_ttl_ms=60_000)
     await world.emit()
+    await woken(world, 1)
     lease = (await world.claim()).json()
     assert (await world.report(lease, "release")).status_code == 204
     assert (await woken(world, 2))[-1]["generation"] == lease["generation"] + 1
     assert (await world.report(lease, "release")).status_code == 409
+
+
+async def test_append_that_was_acknowledged_is_there_to_be_claimed(world: World) -> None:
+    """However fast the claim comes: the stream joins the subscription before anybody is told that it does not."""
+    await pull(world, lease_ttl_ms=60_000)
+    for count in range(20):
+        tail = await world.emit(f"events/{count}")
+        lease = (await world.claim()).json()
+        assert [stream["path"] for stream in lease["streams"] if stream["has_pending"]] == [f"events/{count}"]
+        acks = [{"stream": f"events/{count}", "offset": tail}]
+        assert (await world.report(lease, acks=acks, done=True)).json() == {"ok": True, "next_wake": False}
