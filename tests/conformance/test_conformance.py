@@ -1,10 +1,5 @@
-"""The public conformance suite of the Durable Streams protocol, run against a real broker on every engine.
+"""The public conformance suite of the Durable Streams protocol, all of it, against a real broker on every engine."""
 
-`expected_failures.txt` names the cases that may fail, one a line. It only ever shrinks: a case that passes has to leave
-it, and none may join it from outside forks and subscriptions.
-"""
-
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +17,6 @@ SUITE_S_MAX = 300.0
 
 # Counted in the pinned version of the suite, so that a case which is silently no longer run is noticed.
 CASES_IN_ALL = 338
-CASES_TO_PASS = 250
-NOT_BUILT = ("Fork - ", "Reserved subscription APIs > ")
 
 
 class Case(msgspec.Struct, rename="camel"):
@@ -64,28 +57,13 @@ class Verdict(NamedTuple):
 
 @pytest.mark.timeout(SUITE_S_MAX + 60)
 @pytest.mark.parametrize("engine", ["sqlite", "memory"])
-async def test_public_suite_passes_but_for_what_is_listed(engine: str, tmp_path: Path) -> None:
+async def test_public_suite_passes_whole(engine: str, tmp_path: Path) -> None:
     async with Broker(tmp_path / "data", engine=engine) as broker:
         verdict = await anyio.to_thread.run_sync(run_suite, broker.url, tmp_path / "report.json")
 
     assert len(verdict.names) == CASES_IN_ALL
-    expected = expected_failures()
-    unexpected = [f"{name}: {reason}" for name, reason in verdict.failures.items() if name not in expected]
-    assert not unexpected, "these cases fail:\n" + "\n".join(unexpected)
-    passing = sorted(expected - verdict.failures.keys())
-    assert not passing, "these cases pass now, take them off expected_failures.txt:\n" + "\n".join(passing)
-
-
-def test_expected_failures_are_cases_of_what_is_not_built() -> None:
-    names = cases_listed()
-    to_pass = {name for name in names if not name.startswith(NOT_BUILT)}
-    assert (len(names), len(to_pass)) == (CASES_IN_ALL, CASES_TO_PASS)
-    assert expected_failures() <= names - to_pass
-
-
-def expected_failures() -> set[str]:
-    lines = (HERE / "expected_failures.txt").read_text(encoding="utf-8").splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
+    failing = [f"{name}: {reason}" for name, reason in verdict.failures.items()]
+    assert not failing, "these cases fail:\n" + "\n".join(failing)
 
 
 def run_suite(url: str, report_path: Path) -> Verdict:
@@ -98,11 +76,6 @@ def run_suite(url: str, report_path: Path) -> Verdict:
         names={case.name for case in cases},
         failures={case.name: case.reason for case in cases if case.status != "passed"},
     )
-
-
-def cases_listed() -> set[str]:
-    said = vitest("list", "--json", url="http://127.0.0.1:9")
-    return {case["name"] for case in json.loads(said)}
 
 
 def vitest(*arguments: str, url: str) -> str:
