@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +324,34 @@ async def test_append_that_was_acknowledged_is_there_to_be_claimed(world: World)
         assert [stream["path"] for stream in lease["streams"] if stream["has_pending"]] == [f"events/{count}"]
         acks = [{"stream": f"events/{count}", "offset": tail}]
         assert (await world.report(lease, acks=acks, done=True)).json() == {"ok": True, "next_wake": False}
+
+
+async def test_no_acknowledged_append_is_forgotten_by_a_broker_that_is_killed(world: World) -> None:
+    """A crash may come between an append and the link that it calls for: the next start finds the stream."""
+    await pull(world, lease_ttl_ms=60_000)
+    tails: dict[str, str] = {}
+    for kill in range(5):
+        writing = asyncio.create_task(write_until_it_fails(world, f"events/{kill}", tails))
+        assert await eventually(partial(has_length, tails, (kill + 1) * 40))
+        await world.broker.kill()
+        await writing
+        await world.broker.start()
+
+    async def all_are_linked() -> bool:
+        return tails.keys() <= (await world.acked()).keys()
+
+    assert await eventually(all_are_linked)
+    lease = (await world.claim()).json()
+    pending = {stream["path"]: stream["tail_offset"] for stream in lease["streams"] if stream["has_pending"]}
+    assert tails.items() <= pending.items()
+
+
+async def write_until_it_fails(world: World, prefix: str, tails: dict[str, str]) -> None:
+    """Put an event into one new stream after the other; `tails` are of those that were acknowledged."""
+    with contextlib.suppress(httpx.TransportError):
+        for count in range(150):
+            tails[f"{prefix}-{count}"] = await world.emit(f"{prefix}-{count}")
+
+
+async def has_length(found: dict[str, str], length: int) -> bool:
+    return len(found) >= length
