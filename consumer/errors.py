@@ -58,8 +58,8 @@ class ClientError(Exception):
     """Every error of these libraries.
 
     `code` is stable and made for branching. `status` is the HTTP status of the answer, None where there was none.
-    `offset` is where the stream stands, where the answer told. `facts` holds what is known besides (for logs; no
-    message content). `retryable` says whether the same call may succeed later.
+    `offset` is where the stream stands, if the answer told; otherwise, of a read, where to go on. `facts` holds what is
+    known besides (for logs; no message content). `retryable` says whether the same call may succeed later.
     """
 
     code: str = "CLIENT_ERROR"

@@ -14,7 +14,7 @@ import msgspec
 from consumer.address import broker_url, messages_target, stream_url, with_query
 from consumer.answer import check
 from consumer.batch import Batch, Events, Form, is_text, page
-from consumer.errors import AttemptFailed, BadAnswer, TooLarge
+from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
 from consumer.limits import Limits
 from consumer.plain import NotJSON, decode
 from consumer.retry import persist
@@ -100,7 +100,7 @@ class Reader:
         deadline_s = self._limits.follow_deadline_s if live else self._limits.deadline_s
         try:
             while True:
-                batch = await persist(follower.attempt, self._limits, deadline_s=deadline_s, interrupts=False)
+                batch = await self._step(follower, deadline_s)
                 if batch is None:
                     continue
                 yield batch
@@ -117,7 +117,7 @@ class Reader:
         follower = self._follower(stream, offset, live=False)
         batches: list[Batch] = []
         while not (batches and batches[-1].up_to_date):
-            batch = await persist(follower.attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
+            batch = await self._step(follower, self._limits.deadline_s, go_on_at=offset)
             if batch is not None:
                 batches.append(batch)
             if follower.bytes_read > self._limits.read_bytes_max:
@@ -134,6 +134,16 @@ class Reader:
             return _snapshot(answer.body)
 
         return await persist(attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
+
+    async def _step(
+        self, follower: _Follower, deadline_s: float | None, *, go_on_at: str | None = None
+    ) -> Batch | None:
+        """One step of the follower. What it raises tells where its caller goes on, which has nothing of this step."""
+        try:
+            return await persist(follower.attempt, self._limits, deadline_s=deadline_s, interrupts=False)
+        except ClientError as error:
+            error.offset = error.offset or go_on_at or follower.offset
+            raise
 
     def _follower(self, stream: str, offset: str, live: Live) -> _Follower:
         url = str(stream_url(self._broker, stream))
@@ -168,7 +178,7 @@ class _Follower:
         self._limits = limits
         self._route = route
         self._url = url
-        self._offset = offset
+        self.offset = offset
         self._live = live
         self._cursor: str | None = None
         self._content_type = ""
@@ -206,7 +216,7 @@ class _Follower:
         answer = await self._transport.send(self._request(live, silence_s_max))
         check(answer)
         batch = page(answer.headers, answer.body)
-        if not batch.up_to_date and batch.next_offset == self._offset:
+        if not batch.up_to_date and batch.next_offset == self.offset:
             raise BadAnswer("a page that is not the last one leads nowhere")
         self.bytes_read += len(answer.body)
         self._content_type = answer.headers.get("content-type", self._content_type)
@@ -264,13 +274,13 @@ class _Follower:
     def _take(self, batch: Batch) -> bool:
         """Move behind this batch. Whether it tells the caller anything new."""
         news = bool(batch.records) or batch.closed
-        news = news or (batch.next_offset, batch.up_to_date) != (self._offset, self._up_to_date)
-        self._offset, self._up_to_date = batch.next_offset, batch.up_to_date
+        news = news or (batch.next_offset, batch.up_to_date) != (self.offset, self._up_to_date)
+        self.offset, self._up_to_date = batch.next_offset, batch.up_to_date
         self._cursor = batch.cursor or self._cursor
         return news
 
     def _request(self, live: str | None, silence_s_max: float) -> Request:
-        query = {"offset": self._offset, "live": live, "cursor": self._cursor if live else None}
+        query = {"offset": self.offset, "live": live, "cursor": self._cursor if live else None}
         return Request("GET", with_query(self._url, query), silence_s_max=silence_s_max)
 
 

@@ -543,6 +543,22 @@ async def test_no_broker_ends_a_one_shot_read_at_its_deadline() -> None:
 
     assert isinstance(raised.value.__cause__, AttemptFailed)
     assert raised.value.retryable
+    assert raised.value.offset == "-1"
+
+
+async def test_an_error_tells_where_to_go_on() -> None:
+    """Behind what was handed out: a `read` that fails has handed out nothing."""
+    async with Model(*RECORDS) as model, reader(model, deadline_s=0.05) as reading:
+        model.faults += [None, *[Fault(status=503)] * 1000]
+        async with aclosing(reading.follow("s", live=False)) as batches:
+            await anext(batches)
+            with pytest.raises(Unavailable) as raised:
+                await anext(batches)
+        assert raised.value.offset == "0002"
+        model.faults.appendleft(None)
+        with pytest.raises(Unavailable) as raised:
+            await reading.read("s", "0001")
+        assert raised.value.offset == "0001"
 
 
 async def test_a_server_that_hangs_up_at_once_counts_as_failing() -> None:
