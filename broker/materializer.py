@@ -126,8 +126,19 @@ class Materializer:
         stream = await self._session_stream(path)
         if stream is None:
             self._live.pop(path, None)
-        else:
+        elif path in self._live or self._has_room():
             await self._caught_up(path, stream)
+
+    def _has_room(self) -> bool:
+        """Whether one more session can be followed before anybody asks for it.
+
+        Not in the place of one that still moves: with more of these than memory holds, each would be dropped and folded
+        again, from its snapshot on, whenever it moves.
+        """
+        if len(self._live) < self._sessions_max:
+            return True
+        oldest = next(iter(self._live.values()))
+        return not oldest.changed and not oldest.fold.is_running
 
     async def _session_stream(self, path: str) -> Stream | None:
         """The stream of a session; None once that is deleted, also while forks keep the records."""
@@ -144,6 +155,9 @@ class Materializer:
             if live.position == 0:
                 await self._restore(path, live)
             await self._fold_up_to(path, live, stream)
+            now = await self._session_stream(path)
+            if now is None or now.incarnation != live.incarnation:  # a snapshot of it would stay for ever
+                live.changed.clear()
         while len(self._live) > self._sessions_max:
             self._live.popitem(last=False)
         return live

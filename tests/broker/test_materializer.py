@@ -67,6 +67,12 @@ async def told(materializer: Materializer, path: str = SESSION) -> Messages:
     return messages
 
 
+async def folded(materializer: Materializer, count: int) -> None:
+    """Wait until so many records are folded, and no more."""
+    await until(lambda: materializer.records_folded >= count)
+    assert materializer.records_folded == count
+
+
 async def log_of(partition: Partition, path: str = SESSION) -> list[bytes]:
     """Every record of a session."""
     found: list[bytes] = []
@@ -336,6 +342,29 @@ async def test_least_recently_used_session_is_forgotten_and_folded_again() -> No
         assert materializer.records_folded == 4
 
 
+async def test_more_moving_sessions_than_memory_holds_are_not_folded_again_and_again() -> None:
+    async with following(sessions_max=2) as (partition, materializer), running(materializer):
+        paths = [f"sessions/{number}" for number in range(6)]
+        for path in paths:
+            await do(partition, create_session(path=path), chunks("g", 0, *[b'"x"'] * 100, path=path))
+        for seq in range(1, 6):
+            for path in paths:
+                await do(partition, chunks("g", seq, b'"y"', path=path))
+            await folded(materializer, 2 * (101 + seq))  # the two that came first, each record once
+        for path in paths:
+            await require_fold(partition, materializer, path)
+
+
+async def test_session_that_rests_makes_room_for_one_that_moves() -> None:
+    async with following(sessions_max=1) as (partition, materializer), running(materializer):
+        await do(partition, create_session(), message("m"))
+        await until(lambda: materializer.records_folded == 1)
+        await partition.checkpoint()
+        await do(partition, create_session(path=OTHER), message("m", path=OTHER))
+        await until(lambda: materializer.records_folded == 2)
+        assert materializer.sessions == 1
+
+
 async def test_deleted_session_is_forgotten() -> None:
     async with following() as (partition, materializer), running(materializer):
         await do(partition, *ANSWER)
@@ -382,6 +411,27 @@ async def test_session_that_ends_while_it_is_folded_is_not_told_in_part() -> Non
             pass
         store.read_gate.open()
         assert await asking is None
+
+
+async def test_session_that_ends_while_it_is_folded_leaves_no_snapshot_behind() -> None:
+    """Its life was swept before: nobody would take the snapshot away."""
+    store = HeldStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, *ANSWER)
+        await partition.checkpoint()
+        stream = await partition.stream(SESSION)
+        assert stream is not None
+        store.read_gate.shut()
+        asking = asyncio.create_task(materializer.messages(SESSION))
+        await store.read_gate.reached.wait()
+        await do(partition, delete_session())
+        await partition.checkpoint()
+        while await partition.sweep():
+            pass
+        store.read_gate.open()
+        await asking
+        await partition.checkpoint()
+        assert await store.snapshot(SESSION, stream.incarnation) is None
 
 
 async def test_session_that_cannot_be_read_is_told_as_such_and_not_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
