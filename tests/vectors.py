@@ -215,6 +215,55 @@ def _ag_ui_client_differences(vector: Vector) -> Iterator[Difference | None]:
         yield first_difference(True, folding.failed, "failed")  # noqa: FBT003  the value
 
 
+_FROZEN_TIME: Final = "2026-01-01T00:00:00.000Z"
+"""What the vectors' clock stood at. A fold has no clock."""
+
+
+def check_ag_ui_tanstack(vector: Vector) -> Difference | None:
+    """The messages after every event, at the end of the stream, and what the processor knows before that."""
+    return _first(_ag_ui_tanstack_differences(vector))
+
+
+def _ag_ui_tanstack_differences(vector: Vector) -> Iterator[Difference | None]:
+    last = vector.get("initial", [])
+    folding = Fold.start(vector["format"], {"messages": last})
+    for index, (event, snapshot) in enumerate(zip(vector["chunks"], vector["snapshots"], strict=True)):
+        folding.add(event)
+        last = last if snapshot is None else snapshot
+        yield first_difference(_undated(last), _undated(_told(folding.message)), f"after event {index} $")
+    yield first_difference(_processor_state(vector["state"]), _state_of(folding), "state $")
+    yield first_difference(_undated(vector["final"]), _undated(_told(folding.final())), "final $")
+
+
+def _told(message: Any) -> Any:
+    return decode(encode(message["messages"]))
+
+
+def _undated(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without the date that the clock gave them."""
+    return [_without(one, "createdAt") if one.get("createdAt") == _FROZEN_TIME else one for one in messages]
+
+
+def _processor_state(expected: dict[str, Any]) -> dict[str, Any]:
+    """Without the value of unfinished arguments, which only a caller's function gets to see."""
+    calls = {key: _without(call, "parsedArguments", "index") for key, call in expected["toolCalls"].items()}
+    return {**expected, "toolCalls": calls}
+
+
+def _state_of(folding: Fold) -> dict[str, Any]:
+    draft: Any = folding.state()["draft"]
+    streams = draft["streams"].values()
+    state: dict[str, Any] = {
+        "content": "".join(stream["total"] for stream in streams),
+        "thinking": "".join(text for stream in streams for text in stream["steps"].values()),
+        "finishReason": draft["finish_reason"],
+        "done": draft["is_done"],
+        "toolCalls": {key: {"id": key, **call} for stream in streams for key, call in stream["calls"].items()},
+        "toolCallOrder": [key for stream in streams for key in stream["calls"]],
+    }
+    return state
+
+
 def initial_of(vector: Vector) -> Any:
     """What the vector starts from, as its format's fold takes it."""
     if vector["format"] == "ag-ui-client" and "initial" in vector:
@@ -288,6 +337,7 @@ def _with_numbers(value: Any) -> Any:
 
 CHECKS: Final[dict[str, Check]] = {
     "ag-ui-client": check_ag_ui_client,
+    "ag-ui-tanstack": check_ag_ui_tanstack,
     "ai-sdk-ui-message-stream": check_ai_sdk,
     "ai-sdk-sse": check_ai_sdk_sse,
     "anthropic-messages": check_completion,

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from consumer.fold.ag_ui_client import ClientDraft
+from consumer.fold.ag_ui_tanstack import TanStackDraft
 from consumer.fold.ai_sdk import AISDKDraft
 from consumer.fold.anthropic_messages import MessageDraft
 from consumer.fold.draft import ChunkFault, Draft, FaultCode
@@ -20,6 +21,7 @@ from consumer.plain import JSON, JSONObject
 FORMATS: Final[Mapping[str, type[Draft]]] = MappingProxyType(
     {
         "ag-ui-client": ClientDraft,
+        "ag-ui-tanstack": TanStackDraft,
         "ai-sdk-ui-message-stream": AISDKDraft,
         "anthropic-messages": MessageDraft,
         "openai-chat": ChatCompletionDraft,

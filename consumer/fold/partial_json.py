@@ -17,6 +17,12 @@ from msgspec import UNSET, UnsetType
 from consumer.fold.growing import rejoined
 from consumer.plain import DEPTH_MAX, JSON, NotJSON, nests_within
 
+JS_BLANKS: Final = (
+    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+"""What `trim` of a JavaScript string takes away."""
+
 _INT_EXACT_MAX: Final = 2**53
 
 

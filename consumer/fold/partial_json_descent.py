@@ -14,14 +14,9 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
-from consumer.fold.partial_json import PartialJSON, parse_strict
+from consumer.fold.partial_json import JS_BLANKS, PartialJSON, parse_strict
 from consumer.plain import DEPTH_MAX, JSON, NotJSON
 
-_JS_BLANKS: Final = (
-    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000\ufeff"
-)
-"""What `trim` of a JavaScript string takes away."""
 _SKIPPED: Final = re.compile(r"[ \n\r\t]*")
 _STRING_REST: Final = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _NUMBER_REST: Final = re.compile(r"[^,\]}]*")
@@ -53,7 +48,7 @@ def parse_openai(text: str) -> PartialJSON:
 
 def _parsed(text: str, parser: Callable[[str], _Parser]) -> PartialJSON:
     try:
-        return PartialJSON(parser(text.strip(_JS_BLANKS)).parse(), "repaired-parse")
+        return PartialJSON(parser(text.strip(JS_BLANKS)).parse(), "repaired-parse")
     except (NotJSON, _TooDeep):
         return PartialJSON(UNSET, "failed-parse")
 

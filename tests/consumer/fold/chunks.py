@@ -186,4 +186,9 @@ DICTATIONS: Final = {
         lambda text: {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": text},
         lambda message: message["messages"][0]["content"],
     ),
+    "ag-ui-tanstack": Dictation(
+        [{"type": "TEXT_MESSAGE_START", "messageId": "m"}],
+        lambda text: {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": text},
+        lambda message: message["messages"][0]["parts"][0]["content"],
+    ),
 }
