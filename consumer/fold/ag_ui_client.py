@@ -232,8 +232,10 @@ class ClientDraft:
         end = len(self._messages)
         if call_id not in self._calls:
             return end
-        owners = (place for place, message in enumerate(self._messages) if _has_made(message, call_id))
-        place = next(owners, end - 1) + 1
+        owner: Object | None = self._calls[call_id][0]
+        if owner is not None and owner.get("role") != "assistant":
+            owner = next((message for message in self._messages if _has_made(message, call_id)), None)
+        place = next((place for place, message in enumerate(self._messages) if message is owner), end - 1) + 1
         while place < end and self._messages[place].get("role") == "tool":
             place += 1
         return place

@@ -102,7 +102,9 @@ class MessageDraft:
         return None if self._message is None else self.message()
 
     def final(self) -> JSONObject | None:
-        return self._final
+        if self._final is None or self._message is None:
+            return None
+        return {**self._final, "usage": plain(self._message["usage"])}  # which the reference shares with its snapshot
 
     @property
     def finish_reason(self) -> str | None:

@@ -21,7 +21,6 @@ from consumer.fold.openai_responses_output import (
     RULES,
     check_replaceable,
     check_target,
-    copied,
     element,
     identity,
     identity_keys,
@@ -227,7 +226,7 @@ class ResponseDraft:
         positions = [self._positions.get(self._wires.get(identity(item), -1)) for item in output]
         if None in positions:
             known = {identity(item) for item in output}
-            retained = [copied(item) for item in self._output if identity(item) not in known]
+            retained = [plain(item) for item in self._output if identity(item) not in known]
             self._take({**response, "output": [*output, *retained]}, str(event["type"]))
         else:
             self._update(response, output)
@@ -268,7 +267,7 @@ class ResponseDraft:
             check_replaceable(old, final[named])
 
     def _ends(self, event: JSONObject) -> None:
-        so_far = [copied(self._item_of(wire)) for wire in sorted(self._positions)]
+        so_far = [plain(self._item_of(wire)) for wire in sorted(self._positions)]
         self._take(self._own_response(event, so_far), str(event["type"]))
 
     def _own_response(self, event: JSONObject, output: list[JSONObject]) -> JSONObject:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from consumer.fold.draft import FatalChunk, string
-from consumer.fold.tree import Items, Object, array_index, grow, own_list, own_object, plain
+from consumer.fold.tree import Items, Object, array_index, grow, own_list, own_object
 from consumer.plain import JSON, JSONObject, encode
 
 Rule = Callable[[Object, JSONObject, Items], None]
@@ -354,8 +354,3 @@ def text_of(output: Any) -> str:
 def item_at(output: Items, position: int) -> Object:
     """The item at this place, to be edited."""
     return own_object(output, element(output, position))
-
-
-def copied(item: Any) -> Any:
-    """The item as it stands."""
-    return plain(item)

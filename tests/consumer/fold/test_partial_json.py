@@ -1,13 +1,16 @@
-"""JSON that is still arriving, by the AI SDK's rule. The vectors hold most cases; here is what they do not show."""
+"""JSON that is still arriving, by each library's rule. The vectors hold most cases; here is what they do not show."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 from msgspec import UNSET
 
 from consumer.fold.growing import rejoined
-from consumer.fold.partial_json import AISDKParser, parse_ai_sdk, parse_secure, reaches_prototype
+from consumer.fold.partial_json import AISDKParser, parse_ai_sdk, parse_secure, parse_strict, reaches_prototype
+from consumer.fold.partial_json_descent import parse_openai, parse_tanstack
+from consumer.fold.partial_json_tokens import parse_anthropic
 from consumer.plain import DEPTH_MAX, JSON, NotJSON, encode
 from tests.consumer.fold.chunks import plain_data, vectors
 
@@ -120,3 +123,50 @@ def test_nesting_without_end_is_no_value(opening: str) -> None:
 @pytest.mark.parametrize("text", ["NaN", "[Infinity", "01", '"\x01"', "\u00a01", "nil", "", " "])
 def test_what_is_wrong_and_not_just_cut_has_no_value(text: str) -> None:
     assert parse_ai_sdk(text) == (UNSET, "failed-parse")
+
+
+# -- the other rules ---------------------------------------------------------------------------------------------------
+
+OTHERS = [parse_anthropic, parse_openai, parse_tanstack]
+
+
+@pytest.mark.parametrize("parse", OTHERS)
+@given(value=plain_data)
+def test_an_object_that_is_complete_is_its_value_by_every_rule(parse: Any, value: JSON) -> None:
+    text = encode({"value": value}).decode()
+
+    if "__proto__" not in text:
+        assert encode(parse(text).value) == encode(parse_strict(text))
+
+
+@pytest.mark.parametrize("parse", OTHERS)
+@given(text=st.lists(jsonish | st.sampled_from(PARTIAL_TEXTS), max_size=4).map("".join))
+def test_any_text_has_a_value_that_can_be_stored_or_none(parse: Any, text: str) -> None:
+    parsed = parse(text)
+
+    if parsed.value is not UNSET:
+        assert encode(parsed.value)
+
+
+@pytest.mark.parametrize("parse", OTHERS)
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_nesting_without_end_is_no_value_by_any_rule(parse: Any, opening: str) -> None:
+    assert parse(opening * 100_000).value is UNSET
+    assert parse(opening * (DEPTH_MAX - 1) + "1,").value is not UNSET
+
+
+@pytest.mark.parametrize("parse", OTHERS)
+@pytest.mark.parametrize("piece", ["[1x],", '["\\', "[-", '{x":', "[[[]", '"\\\\', "1e", "tru"])
+def test_text_that_is_wrong_all_over_takes_time_in_proportion(parse: Any, piece: str) -> None:
+    parse("[" + piece * 50_000)
+
+
+def test_halves_of_a_pair_that_came_as_text_and_as_an_escape_are_joined() -> None:
+    assert parse_strict('{"\\ud83d\ude00":["\\ud83d\ude00"]}') == {"😀": ["😀"]}
+
+
+def test_a_key_that_is_the_prototype_is_set_by_definition_only() -> None:
+    text = '{"__proto__":1,"a":2'
+
+    assert parse_tanstack(text).value == {"a": 2}
+    assert parse_openai(text + "}").value == {"__proto__": 1, "a": 2}
