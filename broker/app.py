@@ -11,6 +11,7 @@ from typing import Any, Final
 from broker.data_dir import DataDir
 from broker.http import session_api, status, stream_api, subscription_api
 from broker.http.endpoint import Endpoint
+from broker.http.fast_path import FastAppends
 from broker.http.framework import Framework
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Scope, raw_path_of
@@ -65,6 +66,7 @@ class App:
             Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
             Endpoint(session_api.PREFIX, sessions.respond, traffic),
         )
+        self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
         self._others = Framework(
             routes=status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
             traffic=traffic,

@@ -133,6 +133,7 @@ class Partition:
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoint_bytes_max = checkpoint_bytes_max
 
+        self._create_future: Callable[[], asyncio.Future[Outcome]]
         self._boot = int.from_bytes(os.urandom(8), "big") >> 1
         self._proposal = 0
         self._index = 0  # of the newest applied entry
@@ -166,6 +167,8 @@ class Partition:
 
     async def open(self) -> None:
         """Store, then what the journal has beyond it. Raises StartError."""
+        # Asking for the running loop asks the system for the process each time: a tenth of an append, here.
+        self._create_future = asyncio.get_running_loop().create_future
         head = await self._store.open()
         self._index = self._stored_index = head.applied_index
         self._time_ms = head.time_ms
@@ -245,7 +248,7 @@ class Partition:
         `limits.BACK_PRESSURE_WAIT_S`, Unavailable when it was definitely not written, OutcomeUnknown when that cannot
         be told.
         """
-        if not self._has_room(entry):
+        if not self.has_room(entry):
             await self._wait_for_room(entry)
         return await self.propose_nowait(entry)
 
@@ -253,7 +256,7 @@ class Partition:
         """Hand an entry to the journal; the future is `propose`'s answer."""
         if self.failure is not None:
             raise EngineStopped(str(self.failure))
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Outcome] = self._create_future()
         entry_keys = keys(entry)
         self._stamp(entry)
         answer = self._answer_early(entry, entry_keys)
@@ -295,7 +298,8 @@ class Partition:
         self._count(entry, outcome)
         return outcome
 
-    def _has_room(self, entry: Entry) -> bool:
+    def has_room(self, entry: Entry) -> bool:
+        """Whether an entry may be proposed now; else `propose` waits for room."""
         if len(self._waiting) >= limits.IN_FLIGHT_ENTRIES_MAX or self._in_flight_bytes >= limits.IN_FLIGHT_BYTES_MAX:
             return False
         reserve = limits.CHECKPOINT_RESERVE_BYTES if entry.kind in _KEEPS_ALIVE else 0
@@ -304,7 +308,7 @@ class Partition:
     async def _wait_for_room(self, entry: Entry) -> None:
         try:
             async with asyncio.timeout(limits.BACK_PRESSURE_WAIT_S):
-                while not self._has_room(entry):
+                while not self.has_room(entry):
                     if self.failure is not None:
                         raise EngineStopped(str(self.failure))
                     self._room.clear()
@@ -566,7 +570,7 @@ class Partition:
         if stream.ttl_s is None or self.now_ms() - stream.active_ms < stream.ttl_s * 100 or path in self._touching:
             return
         entry = Entry(Kind.TOUCH, path, incarnation=stream.incarnation)
-        if not self.healthy or not self._has_room(entry):
+        if not self.healthy or not self.has_room(entry):
             return
         self._touching.add(path)
         self._spawn(self._touch(path, entry))

@@ -19,6 +19,7 @@ import uvicorn
 from broker import limits
 from broker.app import App, create_app
 from broker.errors import StartError
+from broker.http.fast_path import protocol
 from broker.settings import ENGINES, Engine, Settings
 from consumer.wire import Durability
 
@@ -77,6 +78,12 @@ _DEFAULTS: Final = Settings()
     help="Seconds between checkpoints: about what a restart has to replay.",
 )
 @click.option(
+    "--fast-path/--no-fast-path",
+    default=_DEFAULTS.fast_path,
+    envvar="STREAMFOLD_FAST_PATH",
+    help="Answer plain appends without an ASGI task.",
+)
+@click.option(
     "--drain-s",
     type=click.FloatRange(min=0, min_open=True),
     default=_DEFAULTS.drain_s,
@@ -94,6 +101,7 @@ def serve(  # noqa: PLR0913 -- one for each option
     long_poll_s: float,
     sse_life_s: float,
     checkpoint_interval_s: float,
+    fast_path: bool,
     drain_s: float,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl+C.
@@ -110,6 +118,7 @@ def serve(  # noqa: PLR0913 -- one for each option
         long_poll_s=long_poll_s,
         sse_life_s=sse_life_s,
         checkpoint_interval_s=checkpoint_interval_s,
+        fast_path=fast_path,
         drain_s=drain_s,
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -140,7 +149,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=protocol(app.fast_appends) if settings.fast_path else "httptools",
                 ws="none",
                 lifespan="off",  # `_serve` runs it, so that a StartError gets out
                 log_config=None,

@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path = Path("streamfold-data")
     """Where the sqlite engine keeps everything. One broker at a time."""
 
+    fast_path: bool = True
+    """Answer plain appends without an ASGI task. Off: every request goes through the application."""
     body_bytes_max: int = limits.BODY_BYTES_MAX
     """One request body."""
     long_poll_s: float = limits.LONG_POLL_S

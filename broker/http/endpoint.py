@@ -24,7 +24,7 @@ from broker.http.request import (
     raw_path_of,
     request_id_of,
 )
-from broker.http.response import PREFLIGHT, LiveResponse, Response, Send, common_of, send_live, send_response
+from broker.http.response import PREFLIGHT, LiveResponse, Response, Send, send_live, send_response
 from broker.http.traffic import Traffic
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, whose raw path behind `root_path` begins with `prefix`."""
-        headers = headers_of(scope)
+        headers = headers_of(scope["headers"])
         id_bytes = request_id_of(headers)
         request_id = id_bytes.decode()
         try:
@@ -64,20 +64,14 @@ class Endpoint:
                 response = await self._respond(self._request(scope, headers, request_id), receive)
         except ClientLeft:
             return
-        except BadRequest as error:
-            response = answer_bad_request(error, request_id, self._form)
-        except BrokerError as error:
-            response = answer_broker_error(error, request_id, self._form)
-        except Exception:
-            self._traffic.bugs += 1
-            log.exception("request %s failed", request_id)
-            response = answer_bug(request_id, self._form)
+        except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
+            response = answer_error(error, request_id, self._traffic, self._form)
         if isinstance(response, LiveResponse):
             self._traffic.count(200)
             await self._send_live(response, id_bytes, receive, send)
         else:
             self._traffic.count(response.status)
-            await send_response(send, response, id_bytes, common_of(scope["method"], headers))
+            await send_response(send, response, id_bytes)
 
     def _request(self, scope: Scope, headers: dict[bytes, bytes], request_id: str) -> Request:
         target = raw_path_of(scope)
@@ -97,6 +91,17 @@ class Endpoint:
             self._traffic.bugs += 1
             # The status has been sent: only an end without an end tells the reader that it must come back.
             log.exception("request %s failed while it was streamed", request_id.decode())
+
+
+def answer_error(error: Exception, request_id: str, traffic: Traffic, form: Form = answer_with) -> Response:
+    """What a request gets that could not become an outcome. What is no error of ours is a bug, and is logged."""
+    if isinstance(error, BadRequest):
+        return answer_bad_request(error, request_id, form)
+    if isinstance(error, BrokerError):
+        return answer_broker_error(error, request_id, form)
+    traffic.bugs += 1
+    log.error("request %s failed", request_id, exc_info=error)
+    return answer_bug(request_id, form)
 
 
 async def unless_client_leaves(work: Coroutine[Any, Any, T], receive: Receive) -> T:

@@ -46,7 +46,7 @@ class Framework:
         if scope["type"] != "http":
             await self._starlette(scope, receive, send)
             return
-        request_id = request_id_of(headers_of(scope))
+        request_id = request_id_of(headers_of(scope["headers"]))
         if scope["method"] == "OPTIONS":
             await send_response(send, Response(204, list(PREFLIGHT)), request_id)
             return

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
@@ -56,13 +56,13 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         return b"%b://%b%b" % (self.scheme.encode(), host, self.target) if host else self.target
 
 
-def headers_of(scope: Scope) -> Headers:
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers by name.
 
     One that was sent more than once has its values joined by commas (RFC 9110, 5.3): two values of what must be single
     never pass for one.
     """
-    raw = scope["headers"]
+    raw = list(raw)
     headers = dict(raw)
     if len(headers) == len(raw):
         return headers

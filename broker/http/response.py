@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec
 
 Header = tuple[bytes, bytes]
-Headers = Mapping[bytes, bytes]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CORS_EXPOSED: Final = (
@@ -22,19 +21,15 @@ CORS_ALLOWED: Final = (
     b"stream-closed, stream-expires-at, stream-fork-offset, stream-fork-sub-offset, stream-forked-from, stream-seq, "
     b"stream-ttl, traceparent, x-request-id, *"
 )
-SAFE: Final[tuple[Header, ...]] = (
+COMMON: Final[tuple[Header, ...]] = (
     # PROTOCOL.md 12.7: nothing that a writer put into a stream may be sniffed into something executable …
     (b"x-content-type-options", b"nosniff"),
     # … and yet every page may fetch it: who may read is a matter of authorisation, not of origin.
     (b"cross-origin-resource-policy", b"cross-origin"),
-)
-"""On every response."""
-COMMON: Final[tuple[Header, ...]] = (
-    *SAFE,
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", CORS_EXPOSED),
 )
-"""On every response that a page may get to see, whatever its status: a browser hides from it what a bare error says."""
+"""On every response, whatever its status: a browser hides from its page what a bare error says."""
 
 PREFLIGHT: Final[tuple[Header, ...]] = (
     (b"access-control-allow-methods", b"GET, HEAD, PUT, POST, DELETE, OPTIONS"),
@@ -45,7 +40,7 @@ NO_BODY: Final[Header] = (b"content-length", b"0")
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """A whole response, but for `common_of` and the request id. `headers` include the length where one is due."""
+    """A whole response, but for `COMMON` and the request id. `headers` include the length where one is due."""
 
     status: int
     headers: list[Header]
@@ -59,18 +54,9 @@ class LiveResponse(msgspec.Struct, frozen=True):
     chunks: AsyncGenerator[bytes]
 
 
-def common_of(method: str, headers: Headers) -> tuple[Header, ...]:
-    """What the response carries besides its own headers.
-
-    A page's request names its origin. A read is answered for every page, since a cache may hand the answer on; a write
-    is not: programs write most, and to them these headers would be 6 % of an append's time.
-    """
-    return SAFE if method == "POST" and b"origin" not in headers else COMMON
-
-
-async def send_response(send: Send, response: Response, request_id: bytes, common: tuple[Header, ...] = COMMON) -> None:
+async def send_response(send: Send, response: Response, request_id: bytes) -> None:
     """Send all of it."""
-    headers = [*common, (b"x-request-id", request_id), *response.headers]
+    headers = [*COMMON, (b"x-request-id", request_id), *response.headers]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
 

@@ -34,7 +34,7 @@ class StreamApi:
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
         """One request. Raises BadRequest, BrokerError, ClientLeft."""
-        if request.path == _RESERVED or request.path.startswith(f"{_RESERVED}/"):
+        if is_reserved(request.path):
             raise BadRequest(Code.NOT_FOUND)  # its own API has all that there is, under its plain name
         streams.require_method(request.method, request.path)
         if request.method == "GET":
@@ -72,6 +72,11 @@ class StreamApi:
         if outcome.result is not Result.CREATED:
             await partition.propose(unref_entry(ref.path, source.incarnation, request.path, ref.nonce))
         return streams.answer(request, entry, outcome, partition.durability)
+
+
+def is_reserved(path: str) -> bool:
+    """Whether a path belongs to the protocol itself, not to an application (PROTOCOL.md 6)."""
+    return path == _RESERVED or path.startswith(f"{_RESERVED}/")
 
 
 def live_s_max(settings: Settings) -> float:

@@ -50,13 +50,6 @@ async def test_every_answer_carries_the_common_headers_and_a_request_id(
     assert "stream-next-offset" in answer.headers["access-control-expose-headers"]
 
 
-async def test_append_by_a_program_is_spared_the_headers_for_pages(client: Client) -> None:
-    appended = await client.send("POST", PATH, headers={"content-type": "text/plain"}, body=b"x")
-    assert appended.headers["x-content-type-options"] == "nosniff"
-    assert "access-control-allow-origin" not in appended.headers
-    assert (await client.get(PATH)).headers["access-control-allow-origin"] == "*"
-
-
 async def test_problem_names_its_code_and_request(client: Client) -> None:
     answer = await client.get(PATH)
     assert answer.headers["content-type"] == "application/problem+json"
