@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock", "tests/conformance/package-lock.json")
-CLIENTS = {"anyio", "click", "httpx", "httpx-sse", "msgspec", "stamina"}
+CLIENTS = {"anyio", "click", "httpx", "httpx-sse", "msgspec", "sniffio", "stamina"}
 
 
 def requirements() -> list[Requirement]:
