@@ -54,6 +54,8 @@ DRAIN_S: Final = 10.0
 IN_FLIGHT_ENTRIES_MAX: Final = 10_000
 """Proposed and not yet applied."""
 IN_FLIGHT_BYTES_MAX: Final = 64 * MIB
+GATHER_TURNS_MAX: Final = 4
+"""Turns of the event loop that a commit waits for more, as long as each brings some: well below a fsync together."""
 COMMIT_BYTES_MAX: Final = 8 * MIB
 """One commit: above one body, below what one fsync writes in some ten milliseconds."""
 CHECKPOINT_BYTES: Final = 16 * MIB

@@ -5,19 +5,20 @@ else. Here the bytes of a request lead to an entry in the parser's own call, and
 the future's. Anything unusual goes the usual way: another method or path, a large body, `Expect`, an upgrade, a
 connection that does not take its answers, a broker without room.
 
-`protocol` is for uvicorn's `http` setting. Requests and answers are those of `streams`; a test holds the two ways to
-the same answers.
+`protocol` is for uvicorn's `http` setting. Entries and answers are made by the functions of `streams`, and a test holds
+the two ways to the same answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.core.outcome import Outcome
 from broker.http.endpoint import answer_error
@@ -29,7 +30,10 @@ from broker.http.traffic import Traffic
 from broker.partition import Partition
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, HTTPScope
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+Tell = Callable[[bytes, Response], None]
+"""Takes the answer: request id and response."""
 
 _STATUS_LINE: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
@@ -44,51 +48,79 @@ def _lines(headers: Iterable[Header]) -> bytes:
 _COMMON: Final = _lines(COMMON)
 
 
+class Append:
+    """A plain append in hand: to uvicorn's protocol what its own cycles are, and no more of that than it looks at."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive  # a server that shuts down takes it back
+        self.body = bytearray()
+        self.more_body = True
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NOBODY
+
+
+class _Nobody:
+    """Who waits for the parts of an append's body."""
+
+    def set(self) -> None:
+        """A part has come."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class FastAppends:
     """What appends need of the broker; one for all connections."""
 
     def __init__(self, partition: Partition, traffic: Traffic, body_bytes_max: int) -> None:
         self._partition = partition
         self._traffic = traffic
-        self._default: list[Header] | None = None
-        self._default_bytes = b""
         # Above its own mark uvicorn stops reading until an application asks for more.
         self._body_bytes_max = min(body_bytes_max, HIGH_WATER_LIMIT)
+        self._dated: list[Header] | None = None
+        self._date = b""
 
-    def takes(self, scope: HTTPScope) -> bool:
+    def date(self, default_headers: list[Header]) -> bytes:
+        """The lines of uvicorn's default headers, the date among them: a new list every second."""
+        if default_headers is not self._dated:
+            self._dated, self._date = default_headers, _lines(default_headers)
+        return self._date
+
+    def takes(self, method: bytes, target: bytes, headers: list[Header]) -> bool:
         """Whether this request, of which the head has arrived, is a plain append."""
-        if scope["method"] != "POST" or not scope["raw_path"].startswith(PREFIX):
+        if method != b"POST" or not target.startswith(PREFIX) or b"?" in target:
             return False
         length = b""
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"content-length":
                 length = value
             elif name in _UNUSUAL:
                 return False
         return length.isdigit() and int(length) <= self._body_bytes_max
 
-    def begin(self, cycle: RequestResponseCycle) -> bool:
-        """Propose what a whole request asks for; it is answered when that is durable.
+    def begin(self, target: bytes, raw_headers: list[Header], body: bytes, tell: Tell) -> bool:
+        """Propose what a whole request asks for; `tell` gets the answer, at once when it makes no sense.
 
-        What makes no sense is answered at once. False: it has to go the usual way.
+        False: it has to go the usual way, and `tell` hears nothing.
         """
-        scope = cycle.scope
-        headers = headers_of(scope["headers"])
+        headers = headers_of(raw_headers)
         id_bytes = request_id_of(headers)
         request_id = id_bytes.decode()
-        raw_path = scope["raw_path"]
         try:
-            path = decode_path(raw_path[len(PREFIX) :])
+            path = decode_path(target[len(PREFIX) :])
             if is_reserved(path):
                 return False
             require_method("POST", path)
-            request = Request("POST", path, headers, scope["query_string"], raw_path, request_id, scope["scheme"])
-            entry = entry_of(request, bytes(cycle.body))
+            request = Request("POST", path, headers, b"", target, request_id)
+            entry = entry_of(request, body)
             if not self._partition.has_room(entry):
                 return False
             proposed = self._partition.propose_nowait(entry)
         except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
-            self._send(cycle, id_bytes, answer_error(error, request_id, self._traffic))
+            self._tell(tell, id_bytes, answer_error(error, request_id, self._traffic))
             return True
 
         def on_outcome(future: asyncio.Future[Outcome]) -> None:
@@ -96,60 +128,66 @@ class FastAppends:
                 response = answer(request, entry, future.result(), self._partition.durability)
             except Exception as error:  # noqa: BLE001 -- as above
                 response = answer_error(error, request_id, self._traffic)
-            self._send(cycle, id_bytes, response)
+            self._tell(tell, id_bytes, response)
 
         proposed.add_done_callback(on_outcome)
         return True
 
-    def _default_lines(self, headers: list[Header]) -> bytes:
-        """The date, from uvicorn: in a new list every second."""
-        if headers is not self._default:
-            self._default, self._default_bytes = headers, _lines(headers)
-        return self._default_bytes
-
-    def _send(self, cycle: RequestResponseCycle, request_id: bytes, response: Response) -> None:
-        """What uvicorn's own `send` does with a response that is whole."""
+    def _tell(self, tell: Tell, request_id: bytes, response: Response) -> None:
         self._traffic.count(response.status)
-        if cycle.disconnected:
+        tell(request_id, response)
+
+
+class AppendProtocol(HttpToolsProtocol):
+    """uvicorn's, but for plain appends. Order on a connection is uvicorn's business, and stays it."""
+
+    appends: ClassVar[FastAppends]
+
+    def on_headers_complete(self) -> None:
+        """Decide which way the request goes."""
+        if self._is_free() and self.appends.takes(self.parser.get_method(), self.url, self.headers):
+            self.cycle = cast("RequestResponseCycle", Append(keep_alive=self.parser.should_keep_alive()))
+        else:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Begin an append that is here as a whole."""
+        super().on_message_complete()
+        append = cast("RequestResponseCycle | Append", self.cycle)
+        if not isinstance(append, Append) or append.response_complete:
             return
-        parts = [
-            _STATUS_LINE[response.status],
-            self._default_lines(cycle.default_headers),
-            _COMMON,
-            b"x-request-id: %b\r\n" % request_id,
-            _lines(response.headers),
-            b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n",
-            response.body,
-        ]
-        cycle.transport.write(b"".join(parts))
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
-
-
-def protocol(appends: FastAppends) -> type[HttpToolsProtocol]:
-    """The class for uvicorn's `http` setting."""
-
-    class Protocol(HttpToolsProtocol):
-        """uvicorn's, but for plain appends. Order on a connection is uvicorn's business, and stays it."""
-
-        _arriving: RequestResponseCycle | None = None  # a plain append whose body is still on its way
-
-        def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-            if app is not self.app or self.flow.write_paused or not appends.takes(cycle.scope):
-                super()._start_asgi_task(cycle, app)
-            elif cycle.more_body:
-                self._arriving = cycle
-            elif not appends.begin(cycle):
-                super()._start_asgi_task(cycle, app)
-
-        def on_message_complete(self) -> None:
+        if not self.appends.begin(self.url, self.headers, bytes(append.body), partial(self._answer, append)):
+            append.response_complete = True  # it never was one: head and body go to uvicorn as they came
+            super().on_headers_complete()
+            self.cycle.body += append.body
             super().on_message_complete()
-            arriving = self._arriving
-            if arriving is not None and not arriving.more_body:
-                self._arriving = None
-                if not appends.begin(arriving):
-                    super()._start_asgi_task(arriving, self.app)
 
-    return Protocol
+    def _is_free(self) -> bool:
+        """Whether a request may be answered here: nothing is in hand, and the connection takes its answers."""
+        in_hand = cast("RequestResponseCycle | None", self.cycle)
+        return (
+            (in_hand is None or in_hand.response_complete)
+            and not self.flow.write_paused
+            and self.parser.get_http_version() == "1.1"
+            and (self.limit_concurrency is None or len(self.connections) < self.limit_concurrency)
+        )
+
+    def _answer(self, append: Append, request_id: bytes, response: Response) -> None:
+        """What uvicorn's own `send` does with a response that is whole."""
+        append.response_complete = True
+        if self.transport.is_closing():
+            return
+        head = [_STATUS_LINE[response.status], self.appends.date(self.server_state.default_headers), _COMMON]
+        head += (b"x-request-id: ", request_id, b"\r\n")
+        for name, value in response.headers:
+            head += (name, b": ", value, b"\r\n")
+        head.append(b"\r\n" if append.keep_alive else b"connection: close\r\n\r\n")
+        self.transport.write(b"".join(head) + response.body)
+        if not append.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def protocol(appends: FastAppends) -> type[AppendProtocol]:
+    """The class for uvicorn's `http` setting."""
+    return type("Protocol", (AppendProtocol,), {"appends": appends})

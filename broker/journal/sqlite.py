@@ -13,6 +13,7 @@ from broker.journal import Commit, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
 from broker.journal.commit_row import FORM, SELECT, decode_commit
 from broker.journal.writer import PAGE_BYTES, CommitWriter, Told
+from broker.limits import GATHER_TURNS_MAX
 from broker.sqlite import WAL_BYTES, Connect, WalMover, connect, opening, prepare
 from consumer.wire import Durability
 
@@ -47,7 +48,7 @@ class SqliteJournal:
         self._writer: CommitWriter | None = None
         self._wal: WalMover | None = None
         self._error: EngineStopped | None = None  # why nothing is taken any more
-        self._wake_due = False  # at the end of this iteration of the event loop
+        self._gathered: list[Entry] = []  # proposed, and not yet given to the writer
 
     async def open(self, applied_index: int, applied_time_ms: int) -> None:
         """As in `Journal`. The store of the folder is open."""
@@ -91,11 +92,9 @@ class SqliteJournal:
         """As in `Journal`."""
         if self._writer is None or self._error is not None:
             raise self._error or EngineStopped("the journal is not started")
-        self._writer.queue(entry)
-        if not self._wake_due:
-            # At the end of this iteration, so that all the requests that were read in it share a commit.
-            self._wake_due = True
-            self._loop.call_soon(self._wake)
+        self._gathered.append(entry)
+        if len(self._gathered) == 1:
+            self._loop.call_soon(self._commit_gathered, 1, GATHER_TURNS_MAX)
 
     def trim(self, index: int) -> None:
         """As in `Journal`: rides in the next commits, or runs by itself when there are none."""
@@ -112,13 +111,21 @@ class SqliteJournal:
         if self._error is None:
             self._error = EngineStopped("the journal is closed")
         if self._writer is not None:
+            self._writer.queue(self._gathered)
+            self._gathered = []
             self._writer.close()
         await asyncio.to_thread(self._close)
 
-    def _wake(self) -> None:
-        self._wake_due = False
-        if self._writer is not None:
-            self._writer.wake()
+    def _commit_gathered(self, seen: int, turns_left: int) -> None:
+        """Hand on what was proposed, once a turn of the loop has brought nothing more; a commit costs more than a turn.
+
+        So writers that answer each other's acks share a commit, and one that is alone waits for one empty turn.
+        """
+        if len(self._gathered) > seen and turns_left:
+            self._loop.call_soon(self._commit_gathered, len(self._gathered), turns_left - 1)
+        elif self._writer is not None:
+            self._writer.queue(self._gathered)
+            self._gathered = []
 
     # -- in a thread ---------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from broker.core.entry import Entry, encode
@@ -59,11 +59,12 @@ class CommitWriter:
 
     # -- called in the event loop --------------------------------------------------------------------------------
 
-    def queue(self, entry: Entry) -> None:
-        """Add to the next commit, which begins after a `wake` at the latest."""
-        self._waiting.append(entry)
+    def queue(self, entries: Iterable[Entry]) -> None:
+        """For the next commit."""
+        self._waiting.extend(entries)
+        self._wake()
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Something is new."""
         if self._nothing_new.locked():
             self._nothing_new.release()
@@ -71,12 +72,12 @@ class CommitWriter:
     def trim(self, index: int) -> None:
         """Rows up to and including `index`, which only rises, may go: with the next commits, or alone."""
         self._trim_index = index
-        self.wake()
+        self._wake()
 
     def close(self) -> None:
         """Ask the thread to end after what waits."""
         self._closing = True
-        self.wake()
+        self._wake()
 
     def join(self) -> None:
         """Wait until it has, in any thread."""
