@@ -92,6 +92,8 @@ GENERATIONS_OPEN_MAX: Final = 64
 """Open generations of one session: they share its row."""
 LANES_MAX: Final = 256
 """Lanes of one session: they share its row."""
+BATCH_RECORDS_MAX: Final = 65_536
+"""Records of one batch: what the event loop cuts in some 50 ms. A body of bare digits would else hold two million."""
 BATCH_CHUNKS_MAX: Final = 10_000
 """Chunks in one batch. Each becomes a record with its ids, some hundred bytes: a body of bare digits would else become
 fifty times as much, in one step that holds everybody up."""

@@ -31,11 +31,14 @@ _STEP_OF_BRACKET: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 def split(body: bytes) -> tuple[bytes, bytes]:
     """The records of a JSON body, as a page holds them: (lengths, data); both empty for an empty array.
 
-    Raises BadRequest (INVALID_JSON) for what is not JSON in UTF-8, or is nested deeper than `limits.JSON_DEPTH_MAX`.
+    Raises BadRequest: INVALID_JSON for what is not JSON in UTF-8 or is nested deeper than `limits.JSON_DEPTH_MAX`,
+    BODY_TOO_LARGE for more than `limits.BATCH_RECORDS_MAX` records.
     """
     if not body.isascii():
         _require_utf8(body)
     records = _records(body)
+    if len(records) > limits.BATCH_RECORDS_MAX:
+        raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_RECORDS_MAX} records")
     lengths = list(map(len, records))
     if lengths and max(lengths) > 2 * limits.JSON_DEPTH_MAX:  # what is shorter cannot be nested too deeply
         _require_shallow(records)

@@ -117,3 +117,12 @@ def test_nesting_is_bounded(opening: bytes) -> None:
 def test_brackets_in_strings_are_no_nesting() -> None:
     assert len(divided(json.dumps(["[{" * 1000 + '"[{']).encode())) == 1
     assert len(divided(json.dumps([[[]] * 1000]).encode())) == 1
+
+
+def test_more_records_than_a_batch_may_hold_are_refused() -> None:
+    """A body of bare digits stays below the bound on bytes and would hold the event loop for a second."""
+    most = b"[" + b",".join([b"1"] * limits.BATCH_RECORDS_MAX) + b"]"
+    assert len(split(most)[0]) == 4 * limits.BATCH_RECORDS_MAX
+    with pytest.raises(BadRequest) as refused:
+        split(most[:-1] + b",1]")
+    assert refused.value.code is Code.BODY_TOO_LARGE
