@@ -73,13 +73,27 @@ class Counts:
         self.answered_without_journal = 0
 
 
+class Waiter(Protocol):
+    """Who waits for what an entry did: a future, or one that is quick, never raises, and need not be told later."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """The entry is durable, and did this."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """As `Partition.propose` raises."""
+
+
 class _Proposal:
     """An entry on its way through the journal, and who waits for it."""
 
-    __slots__ = ("future", "keys", "size")
+    __slots__ = ("keys", "size", "waiter")
 
-    def __init__(self, future: asyncio.Future[Outcome], keys: list[Key], size: int) -> None:
-        self.future = future
+    def __init__(self, waiter: Waiter, keys: list[Key], size: int) -> None:
+        self.waiter = waiter
         self.keys = keys
         self.size = size
 
@@ -254,23 +268,30 @@ class Partition:
 
     def propose_nowait(self, entry: Entry) -> asyncio.Future[Outcome]:
         """Hand an entry to the journal; the future is `propose`'s answer."""
+        future = self._create_future()
+        self.propose_for(future, entry)
+        return future
+
+    def propose_for(self, waiter: Waiter, entry: Entry) -> None:
+        """Hand an entry to the journal; `waiter` is told what `propose` returns or raises, perhaps at once.
+
+        Raises EngineStopped; then it hears nothing.
+        """
         if self.failure is not None:
             raise EngineStopped(str(self.failure))
-        future: asyncio.Future[Outcome] = self._create_future()
         entry_keys = keys(entry)
         self._stamp(entry)
         answer = self._answer_early(entry, entry_keys)
         if answer is not None:
-            future.set_result(answer)
-            return future
-        proposal = _Proposal(future, entry_keys, len(entry.body) + ENTRY_BYTES)
+            waiter.set_result(answer)
+            return
+        proposal = _Proposal(waiter, entry_keys, len(entry.body) + ENTRY_BYTES)
         self._journal.propose(entry)
         self._waiting[entry.proposal] = proposal
         self._in_flight_bytes += proposal.size
         for key in entry_keys:
             self._pending_keys[key] += 1
         self._prefetch(entry_keys)
-        return future
 
     def _stamp(self, entry: Entry) -> None:
         """Fill in what the pure function that made the entry could not know. The entry is ours alone until proposed."""
@@ -359,8 +380,8 @@ class Partition:
     def _refuse(self, refused: Refused) -> None:
         for entry in refused.entries:
             proposal = self._take(entry)
-            if proposal is not None and not proposal.future.done():
-                proposal.future.set_exception(refused.error)
+            if proposal is not None and not proposal.waiter.done():
+                proposal.waiter.set_exception(refused.error)
 
     def _take(self, entry: Entry) -> _Proposal | None:
         """The proposal behind an entry that the journal is done with; None for another proposer's."""
@@ -389,11 +410,11 @@ class Partition:
                 self._stopped(EngineStopped(f"entry {index} cannot be applied: {error!r}"))
                 return
             proposal = self._take(entry)
-            if proposal is not None and not proposal.future.done():
+            if proposal is not None and not proposal.waiter.done():
                 if outcome.result is Result.DROPPED:
-                    proposal.future.set_exception(OutcomeUnknown("overtaken by a later proposal"))
+                    proposal.waiter.set_exception(OutcomeUnknown("overtaken by a later proposal"))
                 else:
-                    proposal.future.set_result(outcome)
+                    proposal.waiter.set_result(outcome)
             index += 1
         if self._unstored_bytes - self._frozen_bytes >= self._checkpoint_bytes:
             self._checkpoint_due.set()
@@ -496,8 +517,8 @@ class Partition:
 
     def _fail_waiting(self, error: Exception) -> None:
         for proposal in self._waiting.values():
-            if not proposal.future.done():
-                proposal.future.set_exception(error)
+            if not proposal.waiter.done():
+                proposal.waiter.set_exception(error)
         self._waiting.clear()
         self._pending_keys.clear()
         self._in_flight_bytes = 0

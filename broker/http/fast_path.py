@@ -11,7 +11,7 @@ the two ways to the same answers.
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, cast
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.http.endpoint import answer_error
 from broker.http.request import Request, decode_path, headers_of, request_id_of
@@ -32,7 +33,9 @@ from broker.partition import Partition
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-Tell = Callable[[bytes, Response], None]
+log = logging.getLogger("streamfold.http")
+
+Tell = Callable[[str, Response], None]
 """Takes the answer: request id and response."""
 
 _STATUS_LINE: Final = {
@@ -107,8 +110,7 @@ class FastAppends:
         False: it has to go the usual way, and `tell` hears nothing.
         """
         headers = headers_of(raw_headers)
-        id_bytes = request_id_of(headers)
-        request_id = id_bytes.decode()
+        request_id = request_id_of(headers).decode()
         try:
             path = decode_path(target[len(PREFIX) :])
             if is_reserved(path):
@@ -118,24 +120,51 @@ class FastAppends:
             entry = entry_of(request, body)
             if not self._partition.has_room(entry):
                 return False
-            proposed = self._partition.propose_nowait(entry)
+            self._partition.propose_for(_Proposed(self, request, entry, tell), entry)
         except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
-            self._tell(tell, id_bytes, answer_error(error, request_id, self._traffic))
-            return True
-
-        def on_outcome(future: asyncio.Future[Outcome]) -> None:
-            try:
-                response = answer(request, entry, future.result(), self._partition.durability)
-            except Exception as error:  # noqa: BLE001 -- as above
-                response = answer_error(error, request_id, self._traffic)
-            self._tell(tell, id_bytes, response)
-
-        proposed.add_done_callback(on_outcome)
+            self.tell_error(tell, request_id, error)
         return True
 
-    def _tell(self, tell: Tell, request_id: bytes, response: Response) -> None:
+    def tell(self, tell: Tell, request: Request, entry: Entry, outcome: Outcome) -> None:
+        """Answer with what the entry did. Never raises: others wait behind this."""
+        try:
+            response = answer(request, entry, outcome, self._partition.durability)
+        except Exception as error:  # noqa: BLE001 -- a bug of ours, and this request's alone
+            response = answer_error(error, request.request_id, self._traffic)
+        self._send(tell, request.request_id, response)
+
+    def tell_error(self, tell: Tell, request_id: str, error: Exception) -> None:
+        """Answer with why there is no outcome. Never raises, as above."""
+        self._send(tell, request_id, answer_error(error, request_id, self._traffic))
+
+    def _send(self, tell: Tell, request_id: str, response: Response) -> None:
         self._traffic.count(response.status)
-        tell(request_id, response)
+        try:
+            tell(request_id, response)
+        except Exception:
+            self._traffic.bugs += 1
+            log.exception("the answer to %s could not be sent", request_id)
+
+
+class _Proposed:
+    """A `partition.Waiter` that answers as soon as it is told: a future would do so a turn of the event loop later."""
+
+    __slots__ = ("_appends", "_entry", "_request", "_tell")
+
+    def __init__(self, appends: FastAppends, request: Request, entry: Entry, tell: Tell) -> None:
+        self._appends = appends
+        self._request = request
+        self._entry = entry
+        self._tell = tell
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, outcome: Outcome) -> None:
+        self._appends.tell(self._tell, self._request, self._entry, outcome)
+
+    def set_exception(self, error: Exception) -> None:
+        self._appends.tell_error(self._tell, self._request.request_id, error)
 
 
 class AppendProtocol(HttpToolsProtocol):
@@ -172,13 +201,13 @@ class AppendProtocol(HttpToolsProtocol):
             and (self.limit_concurrency is None or len(self.connections) < self.limit_concurrency)
         )
 
-    def _answer(self, append: Append, request_id: bytes, response: Response) -> None:
+    def _answer(self, append: Append, request_id: str, response: Response) -> None:
         """What uvicorn's own `send` does with a response that is whole."""
         append.response_complete = True
         if self.transport.is_closing():
             return
         head = [_STATUS_LINE[response.status], self.appends.date(self.server_state.default_headers), _COMMON]
-        head += (b"x-request-id: ", request_id, b"\r\n")
+        head += (b"x-request-id: ", request_id.encode(), b"\r\n")
         for name, value in response.headers:
             head += (name, b": ", value, b"\r\n")
         head.append(b"\r\n" if append.keep_alive else b"connection: close\r\n\r\n")
