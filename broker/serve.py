@@ -232,8 +232,7 @@ def _tune() -> None:
     # would walk thousands of rows and futures for nothing, many times a second.
     gc.set_threshold(50_000, 20, 50)
     # A commit is written by a thread. With the default of 5 ms it would, when it comes back from its fsync, wait that
-    # long for a busy event loop to hand over the interpreter; with a tenth of it the loop is torn away from its work so
-    # often that all of it takes 8 % longer (python -m benchmarks).
+    # long for a busy event loop to hand over the interpreter; much less than this tears the loop away from its work.
     sys.setswitchinterval(0.002)
 
 
