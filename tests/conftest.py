@@ -1,7 +1,11 @@
-"""What holds for every test: how Hypothesis searches, and how often the crash test kills."""
+"""What holds for every test: how Hypothesis searches, how often the crash test kills, and one Kafka for all."""
+
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.kafka.cluster import KafkaCluster
 
 # No deadline: a shared machine stalls for longer than any example takes, and pytest-timeout ends what hangs.
 settings.register_profile("streamfold", deadline=None, print_blob=True)
@@ -24,3 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kills(request: pytest.FixtureRequest) -> int:
     """How many times the crash test is to kill the broker."""
     return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """A Kafka of one node, for all tests that break nothing; every test has topics of its own."""
+    with KafkaCluster(tmp_path_factory.mktemp("kafka")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """A Kafka of three nodes, for the tests that kill some. They leave it whole."""
+    with KafkaCluster(tmp_path_factory.mktemp("three-nodes"), nodes=3) as cluster:
+        yield cluster

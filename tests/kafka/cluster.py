@@ -1,0 +1,251 @@
+"""Real Apache Kafka for the tests: brokers as processes of their own, without a container engine.
+
+    python -m tests.kafka.cluster        makes what every start uses: formatted folders, an archive of classes
+
+`deploy/setup --test` runs it once, with the jars of `pom.xml` at hand. From the archive a broker starts twice as fast.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from tests.live import HOST, LOG_SHOWN_BYTES_MAX, free_port
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".cache" / "kafka"
+ARCHIVE = CACHE / "classes.jsa"
+FORMATTED = CACHE / "formatted"
+CLUSTER_ID = "c3RyZWFtZm9sZC10ZXN0cw"
+NODES_MAX = 3
+START_WAIT_S_MAX = 60.0
+STOP_WAIT_S_MAX = 30.0
+POLL_S = 0.05
+
+# Small and quick to start. A benchmark wants more heap, and the second compiler.
+JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+
+
+class KafkaFailedError(Exception):
+    """Kafka did not do what was asked within its bound; the text carries the end of its log."""
+
+
+class KafkaCluster:
+    """One or three brokers, each a controller too (KRaft), on ports and folders that stay the same over restarts.
+
+    Nodes count from 1. `start` returns when every broker knows of all others; not to be called in an event loop.
+    Leaving the context kills what still runs and, if it is left by an exception, prints the end of the logs.
+    """
+
+    def __init__(self, path: Path, nodes: int = 1) -> None:
+        self.path = path
+        self.nodes = range(1, nodes + 1)
+        self._ports = {node: (free_port(), free_port()) for node in self.nodes}  # clients', controllers'
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    @property
+    def bootstrap(self) -> str:
+        """HOST:PORT of all brokers, as clients want it."""
+        return ",".join(f"{HOST}:{port}" for port, _ in self._ports.values())
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+        if error_type is not None:
+            print("\n".join(f"--- log of Kafka's node {node}\n{self.log_text(node)}" for node in self.nodes))
+
+    def start(self, *nodes: int) -> None:
+        """Start these, or all, and wait until they serve. Raises KafkaFailedError; nothing runs then."""
+        try:
+            for node in nodes or self.nodes:
+                self._spawn(node)
+            self._wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self, *nodes: int) -> None:
+        """SIGKILL to these, or all that run."""
+        for node in nodes or tuple(self._processes):
+            process = self._processes.pop(node)
+            process.kill()
+            process.wait()
+
+    def stop(self, *nodes: int) -> None:
+        """SIGTERM to these, or all: they hand over what they lead."""
+        leaving = {node: self._processes.pop(node) for node in nodes or tuple(self._processes)}
+        for process in leaving.values():
+            process.terminate()
+        for node, process in leaving.items():
+            try:
+                process.wait(STOP_WAIT_S_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise KafkaFailedError(f"node {node} did not leave\n{self.log_text(node)}") from None
+
+    @contextlib.contextmanager
+    def paused(self, *nodes: int) -> Iterator[None]:
+        """Freeze these, or all, with SIGSTOP: connections stay, answers do not come."""
+        chosen = [self._processes[node] for node in nodes or self.nodes]
+        for process in chosen:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in chosen:
+                process.send_signal(signal.SIGCONT)
+
+    def log_text(self, node: int) -> str:
+        """The end of what this node has printed."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._log_path(node).read_bytes()[-LOG_SHOWN_BYTES_MAX:].decode(errors="replace")
+        return ""
+
+    def _spawn(self, node: int, *options: str) -> None:
+        folder = self.path / f"node-{node}"
+        if not folder.exists():
+            shutil.copytree(FORMATTED / str(node), folder)
+        settings = self.path / f"node-{node}.properties"
+        settings.write_text(self._properties(node), encoding="ascii")
+        if not options:
+            options = ("-Xshare:auto", f"-XX:SharedArchiveFile={ARCHIVE}")
+        with self._log_path(node).open("ab") as log:
+            self._processes[node] = subprocess.Popen(
+                java("kafka.Kafka", str(settings), options=options), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def _properties(self, node: int) -> str:
+        """`server.properties`. Internal topics are hardly used; the tests make their own."""
+        clients_port, controllers_port = self._ports[node]
+        voters = ",".join(f"{node}@{HOST}:{port}" for node, (_, port) in self._ports.items())
+        copies = len(self.nodes)
+        in_sync = max(1, copies - 1)
+        return f"""
+process.roles=broker,controller
+node.id={node}
+controller.quorum.voters={voters}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://{HOST}:{clients_port},CONTROLLER://{HOST}:{controllers_port}
+advertised.listeners=PLAINTEXT://{HOST}:{clients_port}
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={self.path / f"node-{node}"}
+auto.create.topics.enable=false
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+unclean.leader.election.enable=false
+offsets.topic.replication.factor={copies}
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+replica.lag.time.max.ms=5000
+controller.quorum.election.timeout.ms=1000
+controller.quorum.fetch.timeout.ms=2000
+num.network.threads=2
+num.io.threads=2
+num.replica.fetchers=1
+log.segment.bytes=67108864
+log.cleaner.dedupe.buffer.size=8388608
+"""
+
+    def _wait_until_ready(self) -> None:
+        until = time.monotonic() + START_WAIT_S_MAX
+        while not asyncio.run(self._is_ready()):
+            gone = [node for node, process in self._processes.items() if process.poll() is not None]
+            if gone or time.monotonic() > until:
+                told = "\n".join(map(self.log_text, gone or self._processes))
+                raise KafkaFailedError(f"Kafka is not ready, these nodes have left: {gone}\n{told}")
+            time.sleep(POLL_S)
+
+    async def _is_ready(self) -> bool:
+        """Whether every broker that runs knows of all that run."""
+        known = [await _brokers_known(f"{HOST}:{self._ports[node][0]}") for node in self._processes]
+        return all(count >= len(self._processes) for count in known)
+
+    def _log_path(self, node: int) -> Path:
+        return self.path / f"node-{node}.log"
+
+
+async def _brokers_known(address: str) -> int:
+    """How many brokers the one at `address` knows of; 0 when it does not answer."""
+    try:  # the client would log each time that nobody listens yet
+        _, writer = await asyncio.open_connection(HOST, address.rpartition(":")[2])
+        writer.close()
+        await writer.wait_closed()
+    except OSError:
+        return 0
+    client = AIOKafkaClient(bootstrap_servers=address, request_timeout_ms=2_000)
+    try:
+        await client.bootstrap()
+        return len(client.cluster.brokers())
+    except (KafkaError, OSError):
+        return 0
+    finally:
+        await client.close()
+
+
+def java(main: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
+    """The command that runs a class of Kafka's."""
+    # Spelled out and in order: an archive of classes is good for exactly one class path.
+    jars = sorted(map(str, (CACHE / "libs").glob("*.jar")))
+    if not jars:
+        raise KafkaFailedError("Kafka is not installed: run deploy/setup --test")
+    logging = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
+    return ["java", *JVM, *options, logging, "-cp", os.pathsep.join(jars), main, *arguments]
+
+
+def prepare() -> None:
+    """Make what every start uses: folders as `kafka-storage format` leaves them, and the archive of classes."""
+    shutil.rmtree(FORMATTED, ignore_errors=True)
+    ARCHIVE.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        for node in range(1, NODES_MAX + 1):
+            _format(KafkaCluster(path, NODES_MAX), node)
+        cluster = KafkaCluster(path, 1)
+        cluster._spawn(1, f"-XX:ArchiveClassesAtExit={ARCHIVE}")  # noqa: SLF001 -- ours; nobody else has a use for it
+        try:
+            cluster._wait_until_ready()  # noqa: SLF001 -- as above
+            cluster.stop()
+        finally:
+            cluster.kill()
+    if not ARCHIVE.exists():
+        raise KafkaFailedError("java has left no archive of classes")
+
+
+def _format(cluster: KafkaCluster, node: int) -> None:
+    settings = cluster.path / f"format-{node}.properties"
+    settings.write_text(cluster._properties(node), encoding="ascii")  # noqa: SLF001 -- as above
+    subprocess.run(
+        java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings)),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    FORMATTED.mkdir(exist_ok=True)
+    shutil.move(cluster.path / f"node-{node}", FORMATTED / str(node))
+
+
+if __name__ == "__main__":
+    prepare()
