@@ -263,7 +263,7 @@ class Partition:
         be told.
         """
         if not self.has_room(entry):
-            await self._wait_for_room(entry)
+            await self.wait_for_room(entry)
         return await self.propose_nowait(entry)
 
     def propose_nowait(self, entry: Entry) -> asyncio.Future[Outcome]:
@@ -326,7 +326,8 @@ class Partition:
         reserve = limits.CHECKPOINT_RESERVE_BYTES if entry.kind in _KEEPS_ALIVE else 0
         return self._unstored_bytes + self._in_flight_bytes < self._checkpoint_bytes_max + reserve
 
-    async def _wait_for_room(self, entry: Entry) -> None:
+    async def wait_for_room(self, entry: Entry) -> None:
+        """Return once `has_room`. Raises Overloaded, and EngineStopped."""
         try:
             async with asyncio.timeout(limits.BACK_PRESSURE_WAIT_S):
                 while not self.has_room(entry):

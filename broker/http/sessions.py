@@ -130,7 +130,7 @@ def _methods_of(target: Target) -> tuple[str, ...]:
 
 def entry_of(request: Request, target: Target, body: bytes) -> Entry:
     """The entry that a write asks for. Raises BadRequest; then the request means nothing and changes nothing."""
-    parameters = _parameters(request.query)
+    parameters = write_parameters(request.query)
     match request.method, target.part, target.action:
         case "PUT", "", _:
             return _create(request, target, body, parameters)
@@ -316,7 +316,11 @@ def _message(request: Request, target: Target, body: bytes, parameters: dict[str
 
 def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
     _require_json(request.headers)
-    seq = _seq(request.headers)
+    return batch_of(request, target, parameters, seq_of(request.headers), body)
+
+
+def batch_of(request: Request, target: Target, parameters: dict[str, str], seq: int, body: bytes) -> Entry:
+    """Batch `seq` of a generation: `body` is a chunk, or a JSON array of chunks. Raises BadRequest."""
     if not body:
         raise BadRequest(Code.EMPTY_BODY, "a batch has at least one chunk")
     lengths, data = split(body)
@@ -332,8 +336,14 @@ def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str,
 
 
 def _finish(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    seq = _seq(request.headers)
-    told = _told(request, body, {"status", "reason", "error", "usage", "metadata"})
+    if body:
+        _require_json(request.headers)
+    return finish_of(request, target, parameters, seq_of(request.headers), body)
+
+
+def finish_of(request: Request, target: Target, parameters: dict[str, str], seq: int, body: bytes) -> Entry:
+    """The end of a generation, its batch `seq`: `body` is a JSON object, or empty. Raises BadRequest."""
+    told = _fields(body, {"status", "reason", "error", "usage", "metadata"}) if body else {}
     status = told.get("status", Status.COMPLETE.value)
     if not isinstance(status, str) or status not in ENDED:
         raise BadRequest(Code.INVALID_BODY, "status is complete, failed or aborted")
@@ -349,6 +359,11 @@ def _finish(request: Request, target: Target, body: bytes, parameters: dict[str,
     # No chunks have this digest, so neither passes for a copy of the other.
     digest = body_digest(b"finish\0" + _opening(opening, seq) + body)
     return _entry(Kind.FINISH, request, target, parameters, options=options, seq=seq, digest=digest)
+
+
+def heartbeat_of(request: Request, target: Target) -> Entry:
+    """A renewal of the lease of the generation that `target` names."""
+    return _entry(Kind.HEARTBEAT, request, target, {}, options=StopOptions(target.part_id))
 
 
 def _stop_or_heartbeat(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
@@ -389,7 +404,8 @@ def _opening(options: GenerationOptions, seq: int) -> bytes:
     return msgspec.msgpack.encode(chosen)
 
 
-def _parameters(query: bytes) -> dict[str, str]:
+def write_parameters(query: bytes) -> dict[str, str]:
+    """The query of a write. Raises BadRequest (INVALID_PARAMETER) for a parameter that no write has."""
     parameters = parameters_of(query)
     unknown = parameters.keys() - _PARAMETERS
     if unknown:  # a misspelt messageId must not open a generation under another id
@@ -419,7 +435,8 @@ def _lease_ms(parameters: dict[str, str]) -> int:
     return int(text)
 
 
-def _seq(headers: Headers) -> int:
+def seq_of(headers: Headers) -> int:
+    """`Producer-Seq`. Raises BadRequest (INVALID_PRODUCER)."""
     text = headers.get(b"producer-seq")
     if text is None:
         raise BadRequest(Code.INVALID_PRODUCER, "Producer-Seq is missing: it counts the batches of a generation from 0")
@@ -439,6 +456,11 @@ def _told(request: Request, body: bytes, names: set[str]) -> JSONObject:
     if not body:
         return {}
     _require_json(request.headers)
+    return _fields(body, names)
+
+
+def _fields(body: bytes, names: set[str]) -> JSONObject:
+    """The fields, of these names, of the JSON object that a body is."""
     told = _object(body)
     if not told.keys() <= names:
         unknown = ", ".join(sorted(told.keys() - names))
