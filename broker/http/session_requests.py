@@ -1,22 +1,9 @@
-"""The session API's two pure functions: a request to an entry, an outcome to a response.
-
-PUT    /v1/sessions/{sid}                              create, or confirm; with an optional first message
-GET    /v1/sessions/{sid}                              its state
-DELETE /v1/sessions/{sid}
-POST   /v1/sessions/{sid}/messages                     add a whole message
-GET    /v1/sessions/{sid}/messages[/{mid}]             the folded messages, and the offset they stand at
-POST   /v1/sessions/{sid}/generations/{gid}/chunks     the next batch; batch 0 opens the generation
-POST   /v1/sessions/{sid}/generations/{gid}/finish     the last batch: ends it
-POST   /v1/sessions/{sid}/generations/{gid}/heartbeat  renew its lease
-POST   /v1/sessions/{sid}/generations/{gid}/stop       end it, from anywhere
-GET    /v1/sessions/{sid}/generations/{gid}            its state
-"""
+"""Requests of the session API to entries: pure, and the only way in."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,26 +19,19 @@ from broker.core.entry import (
     body_digest,
     encode_options,
 )
-from broker.core.offset import format_offset
-from broker.core.outcome import Outcome, Result
 from broker.core.page import pack_lengths, unpack_lengths
-from broker.core.session import timestamp
-from broker.core.state import Generation, Session, Stream, media_type
-from broker.http import caching
-from broker.http.problems import BadRequest, answer_with, problem
+from broker.core.state import media_type
+from broker.http.problems import BadRequest
 from broker.http.records import split
 from broker.http.request import Headers, Request, parameters_of
-from broker.http.response import Header, Response
+from broker.http.session_routes import Target, require_id
 from broker.http.streams import traceparent_of
-from broker.materializer import Messages
 from consumer.fold import FORMATS
 from consumer.plain import JSONObject, NotJSON, decode, encode
-from consumer.wire import ENDED, JSON, SEQ_MAX, SESSION_PATH_PREFIX, Code, Status
+from consumer.wire import ENDED, JSON, SEQ_MAX, Code, Status
 
-_ID: Final = re.compile(rf"[A-Za-z0-9._~:-]{{1,{limits.ID_CHARS_MAX}}}", re.ASCII)
 _DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
 _PARAMETERS: Final = frozenset({"messageId", "lane", "format", "role", "actorId", "leaseMs", "txid"})
-_REVALIDATE: Final[Header] = (b"cache-control", b"private, no-cache")
 FORMAT_DEFAULT: Final = "ai-sdk-ui-message-stream"
 
 
@@ -62,45 +42,6 @@ class _Creation(msgspec.Struct):
 _first_message: Final = msgspec.json.Decoder(_Creation).decode
 
 
-class Target(msgspec.Struct, frozen=True):
-    """What a session URL names: the session, and what of it."""
-
-    session_id: str
-    part: str = ""  # "", "messages", "generations"
-    part_id: str = ""  # message or generation id
-    action: str = ""  # "chunks", "finish", "heartbeat", "stop"
-
-    @property
-    def path(self) -> str:
-        """The path of the session's stream."""
-        return SESSION_PATH_PREFIX + self.session_id
-
-
-def target_of(path: str) -> Target:
-    """What `path`, the part behind `/v1/sessions/`, names.
-
-    Raises BadRequest: NOT_FOUND where no route has this shape, INVALID_PATH for an id that no client should use.
-    """
-    segments = path.split("/")
-    match segments:
-        case [session_id]:
-            target = Target(session_id)
-        case [session_id, "messages"]:
-            target = Target(session_id, "messages")
-        case [session_id, "messages", message_id]:
-            target = Target(session_id, "messages", message_id)
-        case [session_id, "generations", generation_id]:
-            target = Target(session_id, "generations", generation_id)
-        case [session_id, "generations", generation_id, ("chunks" | "finish" | "heartbeat" | "stop") as action]:
-            target = Target(session_id, "generations", generation_id, action)
-        case _:
-            raise BadRequest(Code.NOT_FOUND)
-    _require_id(target.session_id, "session id", Code.INVALID_PATH)
-    if len(segments) > 2:  # noqa: PLR2004 -- behind "messages" or "generations" comes an id
-        _require_id(target.part_id, "id", Code.INVALID_PATH)
-    return target
-
-
 def require_no_parameters(request: Request) -> None:
     """Raise BadRequest (INVALID_PARAMETER) for a read with parameters.
 
@@ -108,24 +49,6 @@ def require_no_parameters(request: Request) -> None:
     """
     if parameters_of(request.query):
         raise BadRequest(Code.INVALID_PARAMETER, "reads of a session take no parameters")
-
-
-def require_method(method: str, target: Target) -> None:
-    """Raise BadRequest (METHOD_NOT_ALLOWED) for a method that the target does not take."""
-    allowed = _methods_of(target)
-    if method not in allowed:
-        allow = (b"allow", ", ".join((*allowed, "OPTIONS")).encode())
-        raise BadRequest(Code.METHOD_NOT_ALLOWED, headers=(allow,))
-
-
-def _methods_of(target: Target) -> tuple[str, ...]:
-    if target.action:
-        return ("POST",)
-    if not target.part:
-        return ("GET", "PUT", "DELETE")
-    if target.part == "messages" and not target.part_id:
-        return ("GET", "POST")
-    return ("GET",)
 
 
 def entry_of(request: Request, target: Target, body: bytes) -> Entry:
@@ -144,113 +67,6 @@ def entry_of(request: Request, target: Target, body: bytes) -> Entry:
             return _finish(request, target, body, parameters)
         case _:
             return _stop_or_heartbeat(request, target, body, parameters)
-
-
-def answer(target: Target, entry: Entry, outcome: Outcome, durability: str) -> Response:
-    """What the outcome of that entry tells the client."""
-    if outcome.result is Result.REFUSED:
-        return _refusal(target, entry, outcome)
-    body: JSONObject = {"sessionId": target.session_id}
-    headers: list[Header] = [(b"stream-durability", durability.encode())]
-    status = 200
-    match entry.kind:
-        case Kind.SESSION_DELETE:
-            return Response(204, headers)
-        case Kind.SESSION_CREATE:
-            status = 201 if outcome.result is Result.CREATED else 200
-            body["created"] = outcome.result is Result.CREATED
-            if outcome.session is not None:
-                body["createdAt"] = timestamp(outcome.session.created_ms)
-        case Kind.MESSAGE:
-            status = 201 if outcome.result is Result.ACCEPTED else 200
-            options = msgspec.msgpack.decode(entry.options, type=MessageOptions)
-            body |= {"messageId": options.message_id} | ({"txid": entry.txid} if entry.txid else {})
-        case _:
-            headers += _producer_headers(outcome)
-            body |= _of_generation(entry, outcome)
-    if outcome.result is Result.DUPLICATE:
-        body["duplicate"] = True
-    if outcome.next_position is not None:
-        offset = format_offset(outcome.next_position, _incarnation(outcome))
-        body["offset"] = offset
-        headers.append((b"stream-next-offset", offset.encode()))
-    return _json_answer(body, headers, status)
-
-
-def session_answer(request: Request, target: Target, session: Session | None, stream: Stream | None) -> Response:
-    """`GET /v1/sessions/{sid}`."""
-    if session is None or stream is None:
-        return _not_found(Code.SESSION_NOT_FOUND, request, target)
-    state: JSONObject = {
-        "sessionId": target.session_id,
-        "offset": stream.offset(stream.tail),
-        "createdAt": timestamp(session.created_ms),
-        "lastActivityAt": timestamp(session.active_ms),
-        "status": "streaming" if session.open else "idle",
-        "generations": [
-            {
-                "generationId": generation.generation_id,
-                "messageId": generation.message_id,
-                "lane": generation.lane,
-                "fence": generation.fence,
-                "status": _status(generation),
-            }
-            for generation in session.open
-        ],
-    }
-    if session.metadata:
-        state["metadata"] = decode(session.metadata)
-    return _json_answer(state)
-
-
-def messages_answer(request: Request, target: Target, messages: Messages | None) -> Response:
-    """`GET …/messages` and `GET …/messages/{mid}`. The offset says what is in them, so it is their entity tag."""
-    if messages is None:
-        return _not_found(Code.SESSION_NOT_FOUND, request, target)
-    offset = messages.stream.offset(messages.position)
-    body: JSONObject | None = {"sessionId": target.session_id, "offset": offset, "messages": [*messages.items]}
-    if target.part_id:
-        body = next((item for item in messages.items if item["id"] == target.part_id), None)
-    if body is None:
-        return _not_found(Code.MESSAGE_NOT_FOUND, request, target)
-    headers: list[Header] = [(b"etag", b'"%b"' % offset.encode()), (b"stream-next-offset", offset.encode())]
-    if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
-        return Response(304, [*headers, _REVALIDATE])
-    return _json_answer(body, headers, cache=_REVALIDATE)
-
-
-def generation_answer(
-    request: Request, target: Target, session: Session | None, generation: Generation | None
-) -> Response:
-    """`GET …/generations/{gid}`. `seq` and `chunks` tell a producer that comes back where to go on."""
-    if session is None:
-        return _not_found(Code.SESSION_NOT_FOUND, request, target)
-    if generation is None:
-        return _not_found(Code.GENERATION_NOT_FOUND, request, target)
-    state: JSONObject = {
-        "generationId": generation.generation_id,
-        "messageId": generation.message_id,
-        "lane": generation.lane,
-        "fence": generation.fence,
-        "status": _status(generation),
-        "format": generation.format,
-        "role": generation.role,
-        "chunks": generation.chunks,
-        "seq": generation.sequence.seq,
-        "leaseMs": generation.lease_ms,
-        "createdAt": timestamp(generation.created_ms),
-    }
-    if generation.reason:
-        state["reason"] = generation.reason
-    for name, raw in (("error", generation.error), ("usage", generation.usage), ("metadata", generation.metadata)):
-        if raw:
-            state[name] = decode(raw)
-    if generation.ended_ms:
-        state["endedAt"] = timestamp(generation.ended_ms)
-    return _json_answer(state)
-
-
-# -- requests ----------------------------------------------------------------------------------------------------
 
 
 def _entry(
@@ -413,15 +229,10 @@ def write_parameters(query: bytes) -> dict[str, str]:
     return parameters
 
 
-def _require_id(text: str, name: str, code: Code) -> None:
-    if _ID.fullmatch(text) is None or text in {".", ".."}:
-        raise BadRequest(code, f"{name}: 1 to {limits.ID_CHARS_MAX} characters of A-Z a-z 0-9 . _ ~ : -")
-
-
 def _id_parameter(parameters: dict[str, str], name: str, default: str) -> str:
     if name not in parameters:
         return default
-    _require_id(parameters[name], name, Code.INVALID_PARAMETER)
+    require_id(parameters[name], name, Code.INVALID_PARAMETER)
     return parameters[name]
 
 
@@ -515,94 +326,10 @@ def _message_id(message: object) -> str:
     message_id = message.get("id")
     if not isinstance(message_id, str):
         raise BadRequest(Code.INVALID_BODY, 'a message is an object with an "id" and a "role"')
-    _require_id(message_id, "message id", Code.INVALID_BODY)
+    require_id(message_id, "message id", Code.INVALID_BODY)
     return message_id
 
 
 def _message_digest(message: object) -> bytes:
     """Equal for equal messages, however their JSON is spelled: a retry may come from another serialiser."""
     return body_digest(json.dumps(message, sort_keys=True, separators=(",", ":")).encode())
-
-
-# -- answers -----------------------------------------------------------------------------------------------------
-
-
-def _json_answer(
-    body: JSONObject, headers: Sequence[Header] = (), status: int = 200, cache: Header = caching.NO_STORE
-) -> Response:
-    """A JSON answer. Half a surrogate pair in it stays an escape."""
-    encoded = encode(body)
-    content = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(encoded))]
-    return Response(status, [*content, cache, *headers], encoded)
-
-
-def _not_found(code: Code, request: Request, target: Target) -> Response:
-    facts: dict[str, Any] = {"session_id": target.session_id}
-    if target.part_id:
-        facts["generation_id" if target.part == "generations" else "message_id"] = target.part_id
-    return answer_with(msgspec.structs.replace(problem(code, request_id=request.request_id), **facts))
-
-
-def _of_generation(entry: Entry, outcome: Outcome) -> JSONObject:
-    generation = outcome.generation
-    if generation is None:  # an accepted write always has one
-        raise TypeError(f"an outcome of kind {entry.kind} without its generation")
-    if entry.kind == Kind.HEARTBEAT:
-        return {"generationId": generation.generation_id, "leaseMs": generation.lease_ms}
-    told: JSONObject = {
-        "generationId": generation.generation_id,
-        "messageId": generation.message_id,
-        "lane": generation.lane,
-        "fence": generation.fence,
-        "status": _status(generation),
-    }
-    if generation.reason:
-        told["reason"] = generation.reason
-    if entry.kind in (Kind.CHUNKS, Kind.FINISH):
-        told["seq"] = entry.seq
-    return told
-
-
-def _status(generation: Generation) -> str:
-    """An open generation without chunks is `pending`: a reader may say that somebody is thinking."""
-    if generation.status == Status.STREAMING and generation.chunks == 0:
-        return Status.PENDING.value
-    return generation.status
-
-
-def _incarnation(outcome: Outcome) -> int:
-    if outcome.generation is not None:
-        return outcome.generation.incarnation
-    return outcome.stream.incarnation if outcome.stream is not None else 0
-
-
-def _producer_headers(outcome: Outcome) -> list[Header]:
-    headers: list[Header] = []
-    if outcome.epoch is not None:
-        headers.append((b"producer-epoch", b"%d" % outcome.epoch))
-    if outcome.seq is not None and outcome.seq >= 0:
-        headers.append((b"producer-seq", b"%d" % outcome.seq))
-    return headers
-
-
-def _refusal(target: Target, entry: Entry, outcome: Outcome) -> Response:
-    """A refusal with its facts. A 409 that is no gap names the seq received as the expected one."""
-    code = outcome.code or Code.INTERNAL
-    told = problem(code, outcome.detail, request_id=entry.request_id)
-    facts: dict[str, Any] = {"session_id": target.session_id}
-    if target.part == "generations":
-        facts["generation_id"] = target.part_id
-    headers = _producer_headers(outcome)
-    if entry.kind in (Kind.CHUNKS, Kind.FINISH):
-        facts["received_seq"] = entry.seq
-        if told.status == 409:  # noqa: PLR2004 -- Conflict
-            facts["expected_seq"] = entry.seq if outcome.expected_seq is None else outcome.expected_seq
-            headers.append((b"producer-expected-seq", b"%d" % facts["expected_seq"]))
-            headers.append((b"producer-received-seq", b"%d" % entry.seq))
-    generation = outcome.generation
-    if generation is not None:
-        facts["message_id"] = generation.message_id
-        facts["generation_status"] = _status(generation)
-        facts["reason"] = generation.reason or ("finished" if generation.status in ENDED else None)
-        facts["current_epoch"] = outcome.epoch
-    return answer_with(msgspec.structs.replace(told, **facts), tuple(headers))
