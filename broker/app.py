@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from broker.data_dir import DataDir
 from broker.http import session_api, status, stream_api, subscription_api
+from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
 from broker.http.framework import Framework
@@ -57,10 +58,11 @@ class App:
         self._waker = waker = Waker(self.partition, signing, webhooks)
         self.live = live = LiveReaders(settings.live_readers_max)
         traffic = Traffic(live)
-        metrics = Metrics(self.partition, self.materializer, waker, traffic)
-        streams = StreamApi(self.partition, settings, live)
-        sessions = SessionApi(self.partition, settings, self.materializer)
-        subscriptions = SubscriptionApi(self.partition, settings, waker, webhooks, signing)
+        bodies = Bodies(settings.body_bytes_max)
+        metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies)
+        streams = StreamApi(self.partition, settings, bodies, live)
+        sessions = SessionApi(self.partition, bodies, self.materializer)
+        subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         self._apis = (
             Endpoint(subscription_api.PREFIX, subscriptions.respond, traffic, form=error_form),  # before all streams
             Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),

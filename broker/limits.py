@@ -12,6 +12,10 @@ BODY_BYTES_MAX: Final = 4 * MIB
 """One request body, decoded. A batch is one entry and stays below Kafka's usual `max.message.bytes` with our margin."""
 BODY_READ_S: Final = 30.0
 """From the first part of a body to its last. A client on a slow line should send less at a time."""
+ZSTD_WINDOW_LOG_MAX: Final = 23
+"""Memory that one zstd body may make us hold, as a power of two: 8 MiB, what RFC 9659 lets every sender count on."""
+CODING_MEMBERS_MAX: Final = 1_000
+"""Gzip members or zstd frames in one part of a body: each costs as much as a kilobyte, and may be empty."""
 BODY_DISCARD_BYTES_MAX: Final = 64 * MIB
 BODY_DISCARD_S: Final = 5.0
 """A body that is too large is read on and thrown away within these, so that the client gets to read its 413."""

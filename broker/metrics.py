@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from broker.core.entry import Kind
 from broker.core.outcome import Result
+from broker.http.bodies import Bodies
 from broker.http.traffic import Traffic
 from broker.materializer import Materializer
 from broker.partition import Partition
@@ -23,11 +24,14 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics(Collector):
     """The metrics of one broker, in a registry of their own: two brokers may share a process."""
 
-    def __init__(self, partition: Partition, materializer: Materializer, waker: Waker, traffic: Traffic) -> None:
+    def __init__(
+        self, partition: Partition, materializer: Materializer, waker: Waker, traffic: Traffic, bodies: Bodies
+    ) -> None:
         self._partition = partition
         self._materializer = materializer
         self._waker = waker
         self._traffic = traffic
+        self._bodies = bodies
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -85,6 +89,7 @@ class Metrics(Collector):
         for mode, count in self._traffic.live.counts.items():
             live.add_metric([mode], count)
         yield live
+        yield _counter("inflated_bytes", "Bytes that compressed bodies have become.", self._bodies.inflated_bytes)
         yield _counter("unexpected_errors", "Requests that ran into a bug.", self._traffic.bugs)
 
 

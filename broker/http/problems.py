@@ -50,6 +50,7 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.TOKEN_EXPIRED: Standing(401, "The token has expired"),
     Code.METHOD_NOT_ALLOWED: Standing(405, "The method is not allowed here"),
     Code.BODY_TOO_LARGE: Standing(413, "The body is too large"),
+    Code.UNSUPPORTED_CODING: Standing(415, "The content coding is not known"),
     Code.NOT_FOUND: Standing(404, "There is nothing here"),
     Code.STREAM_NOT_FOUND: Standing(404, "There is no such stream"),
     Code.SESSION_NOT_FOUND: Standing(404, "There is no such session"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import re
@@ -124,71 +123,3 @@ def parameters_of(query: bytes) -> dict[str, str]:
     if len(parameters) != len(pairs):
         raise BadRequest(Code.INVALID_PARAMETER, "a parameter is given twice")
     return parameters
-
-
-async def read_body(headers: Headers, receive: Receive, bytes_max: int) -> bytes:
-    """The whole body.
-
-    Raises BadRequest (BODY_TOO_LARGE, INVALID_BODY) when it is longer than `bytes_max` or does not arrive within
-    `limits.BODY_READ_S`, and ClientLeft.
-    """
-    if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
-        raise BadRequest(Code.INVALID_HEADER, "Content-Encoding is not supported")
-    declared = headers.get(b"content-length")
-    if declared is not None and len(declared) < 20 and int(declared) > bytes_max:  # noqa: PLR2004 -- of 2**64
-        await _discard(headers, receive, 0)
-        raise _too_large(bytes_max)
-    # The first part has mostly arrived together with the headers, and a timer costs as much as all else here: a client
-    # that sends headers and no body is bounded by the number of connections, like one that never ends its headers.
-    body, more = await _part(receive)
-    if not more and len(body) <= bytes_max:
-        return body
-    try:
-        async with asyncio.timeout(limits.BODY_READ_S):
-            return await _rest(body, more, headers, receive, bytes_max)
-    except TimeoutError:
-        raise BadRequest(Code.INVALID_BODY, f"not complete after {limits.BODY_READ_S:.0f} s", headers=_CLOSE) from None
-
-
-_CLOSE: Final = ((b"connection", b"close"),)
-
-
-async def _part(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientLeft
-    return message.get("body", b""), message.get("more_body", False)
-
-
-async def _rest(body: bytes, more: bool, headers: Headers, receive: Receive, bytes_max: int) -> bytes:  # noqa: FBT001
-    parts, size = [body], len(body)
-    while size <= bytes_max and more:
-        body, more = await _part(receive)
-        parts.append(body)
-        size += len(body)
-    if size <= bytes_max:
-        return b"".join(parts)
-    if more:
-        await _discard(headers, receive, size)
-    raise _too_large(bytes_max)
-
-
-async def _discard(headers: Headers, receive: Receive, size: int) -> None:
-    """Let a body that is too long run out, within reason.
-
-    A client still writing when the connection closes sees a reset instead of our answer, and tries again.
-    """
-    if b"expect" in headers:  # it waits for our answer before it sends the body
-        return
-    more = True
-    try:
-        async with asyncio.timeout(limits.BODY_DISCARD_S):
-            while more and size < limits.BODY_DISCARD_BYTES_MAX:
-                body, more = await _part(receive)
-                size += len(body)
-    except TimeoutError:
-        return
-
-
-def _too_large(bytes_max: int) -> BadRequest:
-    return BadRequest(Code.BODY_TOO_LARGE, f"more than {bytes_max} bytes", headers=_CLOSE)

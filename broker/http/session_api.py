@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from broker.http import session_answers as answers, session_requests as requests
-from broker.http.request import Receive, Request, read_body
+from broker.http.bodies import Bodies
+from broker.http.request import Receive, Request
 from broker.http.response import Response
 from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_of
 from broker.materializer import Materializer
 from broker.partition import Partition
-from broker.settings import Settings
 
 PREFIX: Final = ROUTES_PREFIX.encode()
 
@@ -22,9 +22,9 @@ PREFIX: Final = ROUTES_PREFIX.encode()
 class SessionApi:
     """See the module."""
 
-    def __init__(self, partition: Partition, settings: Settings, materializer: Materializer) -> None:
+    def __init__(self, partition: Partition, bodies: Bodies, materializer: Materializer) -> None:
         self._partition = partition
-        self._body_bytes_max = settings.body_bytes_max
+        self._bodies = bodies
         self._materializer = materializer
 
     async def respond(self, request: Request, receive: Receive) -> Response:
@@ -33,7 +33,7 @@ class SessionApi:
         if request.method == "GET":
             requests.require_no_parameters(request)
             return await self._read(request, target)
-        body = await read_body(request.headers, receive, self._body_bytes_max)
+        body = await self._bodies.read(request.headers, receive)
         entry = requests.entry_of(request, target, body)
         # The client may leave from here on: what is proposed is done all the same.
         outcome = await self._partition.propose(entry)

@@ -11,10 +11,11 @@ from broker import limits
 from broker.core.fork import unref_entry
 from broker.core.outcome import Result
 from broker.http import forks, streams
+from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
 from broker.http.problems import BadRequest
 from broker.http.reads import LiveReaders, Pending, Reads
-from broker.http.request import Receive, Request, read_body
+from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
 from broker.partition import Partition
 from broker.settings import Settings
@@ -27,9 +28,9 @@ _RESERVED: Final = "__ds"
 class StreamApi:
     """See the module."""
 
-    def __init__(self, partition: Partition, settings: Settings, live: LiveReaders) -> None:
+    def __init__(self, partition: Partition, settings: Settings, bodies: Bodies, live: LiveReaders) -> None:
         self._partition = partition
-        self._body_bytes_max = settings.body_bytes_max
+        self._bodies = bodies
         self._reads = Reads(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
@@ -45,7 +46,7 @@ class StreamApi:
         return await self._write(request, receive)
 
     async def _write(self, request: Request, receive: Receive) -> Response:
-        body = await read_body(request.headers, receive, self._body_bytes_max)
+        body = await self._bodies.read(request.headers, receive)
         if request.method == "PUT" and forks.is_fork(request):
             return await self._fork(request, body)
         entry = streams.entry_of(request, body)

@@ -14,8 +14,9 @@ from broker.core.outcome import Result
 from broker.core.state import Subscription
 from broker.core.subscription import PULL_WAKE, WEBHOOK, pending_tails
 from broker.http import subscriptions
+from broker.http.bodies import Bodies
 from broker.http.problems import BadRequest
-from broker.http.request import Receive, Request, read_body
+from broker.http.request import Receive, Request
 from broker.http.response import Response
 from broker.http.subscriptions import Target
 from broker.partition import Partition
@@ -32,10 +33,17 @@ class SubscriptionApi:
     """See the module."""
 
     def __init__(
-        self, partition: Partition, settings: Settings, waker: Waker, webhooks: Webhooks, signing: Signing
+        self,
+        partition: Partition,
+        settings: Settings,
+        bodies: Bodies,
+        waker: Waker,
+        webhooks: Webhooks,
+        signing: Signing,
     ) -> None:
         self._partition = partition
         self._settings = settings
+        self._bodies = bodies
         self._waker = waker
         self._webhooks = webhooks
         self._signing = signing
@@ -47,7 +55,7 @@ class SubscriptionApi:
         if not target.subscription_id:
             answer = subscriptions.keys_answer(self._signing.jwks)
             return answer if request.method == "GET" else Response(answer.status, answer.headers)
-        body = await read_body(request.headers, receive, self._settings.body_bytes_max)
+        body = await self._bodies.read(request.headers, receive)
         # The client may leave from here on: what is proposed is done all the same.
         if target.part == "claim":
             return await self._claim(request, target, body)

@@ -13,6 +13,7 @@ from broker import App, Settings, create_app, limits
 from broker.core.entry import Kind
 from broker.core.offset import START_TOKEN, parse_offset
 from broker.http import stream_api
+from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
 from broker.http.reads import LiveReaders
 from broker.http.stream_api import StreamApi
@@ -60,7 +61,8 @@ async def staged() -> AsyncIterator[Scene]:
     journal, store = HeldJournal(), HeldStore()
     async with opened(journal, store) as partition:
         live = LiveReaders(10)
-        api = StreamApi(partition, Settings(engine="memory", long_poll_s=0.05), live)
+        settings = Settings(engine="memory", long_poll_s=0.05)
+        api = StreamApi(partition, settings, Bodies(settings.body_bytes_max), live)
         client = Client(cast("App", Endpoint(stream_api.PREFIX, api.respond, Traffic(live))))
         yield Scene(journal, partition, store, client, Sweeper(partition))
 
