@@ -12,7 +12,8 @@
     ├── Fenced              403: a newer epoch, or an ended generation, keeps this writer out
     ├── Gap                 409: the broker misses a batch that it had acknowledged
     ├── Unavailable         no answer within the deadline that settles it; `__cause__` is the last attempt
-    │   └── RateLimited     the last answer was 429; `retry_after_s` is how long the broker asked to wait
+    │   ├── RateLimited     the last answer was 429; `retry_after_s` is how long the broker asked to wait
+    │   └── Unhealthy       not even tried: the broker has not answered for a while; `retry_after_s` until a probe
     ├── BadAnswer           what came back is malformed: a proxy, another service, or a bug
     ├── TooLarge            above a limit of ours: in one answer, or …
     │   └── ChunkTooLarge   … in one chunk or record, which was not queued
@@ -50,6 +51,7 @@ __all__ = [
     "Refused",
     "TooLarge",
     "Unavailable",
+    "Unhealthy",
     "ValueFailed",
 ]
 
@@ -218,6 +220,15 @@ class RateLimited(Unavailable):
     """It asked for too much at once, and was told so until the deadline. Come back after `retry_after_s`."""
 
     code = "RATE_LIMITED"
+
+
+class Unhealthy(Unavailable):
+    """Nothing was sent: many attempts in a row had no answer, and until a probe has one new work fails at once.
+
+    Come back after `retry_after_s`, or give the work to a spool.
+    """
+
+    code = "UNHEALTHY"
 
 
 class BadAnswer(ClientError):

@@ -23,12 +23,16 @@ from consumer.errors import (
     Refused,
     TooLarge,
     Unavailable,
+    Unhealthy,
     ValueFailed,
 )
 from consumer.transport import HttpTransport, Request, Response, Transport
+from producer.coalesce import Merging, has_no_effect
 from producer.control import MessageReceipt, SessionReceipt, Stopped
 from producer.generation import Generation
+from producer.health import HealthState
 from producer.limits import Limits
+from producer.metrics import Duration, Metrics
 from producer.producer import Producer
 from producer.protocol import Appended, StreamInfo
 from producer.sender import Receipt
@@ -47,14 +51,18 @@ __all__ = [
     "ClientError",
     "Closed",
     "Conflict",
+    "Duration",
     "Fenced",
     "Finished",
     "Gap",
     "Generation",
     "Gone",
+    "HealthState",
     "HttpTransport",
     "Limits",
+    "Merging",
     "MessageReceipt",
+    "Metrics",
     "NotFound",
     "Producer",
     "RateLimited",
@@ -70,5 +78,7 @@ __all__ = [
     "TooLarge",
     "Transport",
     "Unavailable",
+    "Unhealthy",
     "ValueFailed",
+    "has_no_effect",
 ]

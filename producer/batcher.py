@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from producer.coalesce import Delta, Run
 from producer.encoding import JSON_ARRAY, Framing
 from producer.limits import Limits
 
@@ -18,9 +19,12 @@ class Batch:
     body: bytes
     chunks: int
     content_bytes: int
-    """The chunks without what separates them: what they counted for before they were sealed."""
+    """What its chunks counted for before they were sealed: their bytes without what separates them, joined ones perhaps
+    a little more."""
     last: bool = False
     """It ends what it is written to: the finish of a generation, the close of a stream."""
+    since_s: float = field(default=0.0, compare=False)
+    """When its oldest chunk was written."""
 
 
 class Batcher:
@@ -40,25 +44,71 @@ class Batcher:
         self._open_bytes = 0
         self._open_since_s = 0.0
         self._first = True
+        self._chunk_bytes_max = limits.chunk_bytes_max
+        self._run: Run | None = None
+        """What the newest chunk is part of, while another delta may join it. It is not in `_open` yet."""
+        self.merged = 0
+        """Chunks that became part of the one before."""
         self.bytes = 0
         """Held here, sealed or not: encoded chunks without what separates them."""
         self.chunks = 0
 
-    def add(self, encoded: bytes, now_s: float) -> bool:
-        """Take a chunk; True if whoever sends should look again: a batch begins to wait, or is full."""
-        if self._open and not self._fits(encoded):
+    def cost(self, encoded: bytes, delta: Delta | None = None) -> tuple[int, int]:
+        """How many bytes and chunks more there would be here if this were added."""
+        joining = self._joining(delta)
+        return (len(encoded), 1) if joining is None else (joining, 0)
+
+    def add(self, encoded: bytes, now_s: float, delta: Delta | None = None) -> bool:
+        """Take a chunk; True if whoever sends should look again: a batch begins to wait, or is full.
+
+        With `delta`, which is the chunk seen as one, it joins the chunk before if the two are alike.
+        """
+        joining = self._joining(delta)
+        if joining is not None and delta is not None and self._run is not None:
+            self._run.add(delta, joining)
+            self._open_bytes += joining
+            self.bytes += joining
+            self.merged += 1
+            return False
+        return self._add(encoded, now_s, delta)
+
+    def _joining(self, delta: Delta | None) -> int | None:
+        """How many bytes more it costs to join the chunk before; None if it cannot."""
+        if delta is None or self._run is None:
+            return None
+        cost = self._run.cost(delta)
+        if cost is None or self._run.bytes + cost > self._chunk_bytes_max or not self._fits(cost, 0):
+            return None
+        return cost
+
+    def _add(self, encoded: bytes, now_s: float, delta: Delta | None) -> bool:
+        self._end_run()
+        if self._open and not self._fits(len(encoded), 1):
             self.seal()
-        begins = not self._open
+        begins = not self._open_chunks
         if begins:
             self._open_since_s = now_s
-        self._open.append(encoded)
+        if delta is None:
+            self._open.append(encoded)
+        else:
+            self._run = Run(delta)
         self._open_bytes += len(encoded)
         self.bytes += len(encoded)
         self.chunks += 1
-        full = len(self._open) >= self._chunks_max
+        full = self._open_chunks >= self._chunks_max
         if full:
             self.seal()
         return begins or full
+
+    def _end_run(self) -> None:
+        """Nothing joins the newest chunk any more. It may be shorter than it was counted for."""
+        if self._run is not None:
+            self._open.append(self._run.encoded())
+            self._run = None
+
+    @property
+    def _open_chunks(self) -> int:
+        return len(self._open) + (self._run is not None)
 
     def add_last(self, batch: Batch) -> None:
         """The last batch. Nothing may be added after it."""
@@ -69,8 +119,10 @@ class Batcher:
 
     def seal(self) -> None:
         """Make everything that is here due."""
+        self._end_run()
         if self._open:
-            self._sealed.append(Batch(self._framing.body(self._open), len(self._open), self._open_bytes))
+            body = self._framing.body(self._open)
+            self._sealed.append(Batch(body, len(self._open), self._open_bytes, since_s=self._open_since_s))
             self._open = []
             self._open_bytes = 0
 
@@ -78,7 +130,7 @@ class Batcher:
         """How long until a batch is due: 0.0 if one is, None if there is nothing to wait for."""
         if self._sealed:
             return 0.0
-        if not self._open:
+        if not self._open_chunks:
             return None
         if self._first:
             return 0.0
@@ -94,6 +146,7 @@ class Batcher:
         self.chunks -= batch.chunks
         return batch
 
-    def _fits(self, encoded: bytes) -> bool:
-        together = self._framing.body_bytes(self._open_bytes + len(encoded), len(self._open) + 1)
+    def _fits(self, more_bytes: int, more_chunks: int) -> bool:
+        """Whether the open batch has room for so much more."""
+        together = self._framing.body_bytes(self._open_bytes + more_bytes, self._open_chunks + more_chunks)
         return together <= self._bytes_max

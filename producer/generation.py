@@ -11,15 +11,16 @@ from urllib.parse import urlencode
 import anyio
 
 from consumer.address import checked_id, generation_target
-from consumer.errors import ClientError, Fenced, Refused
+from consumer.errors import BufferFull, ClientError, Fenced, Refused
 from consumer.transport import Transport
 from consumer.wire import ENDED, Code, Reason, Status
+from producer.coalesce import Coalescer, Delta, Merging
 from producer.control import Control, Stopped
 from producer.encoding import encode_chunk
 from producer.limits import Limits
 from producer.sender import Place, Receipt, Sender
 
-__all__ = ["Generation", "Opening"]
+__all__ = ["Generation", "Opening", "Pressure"]
 
 LEASE_MS_MIN, LEASE_MS_MAX = 1_000, 600_000
 ERROR_CHARS_MAX = 2_000
@@ -58,6 +59,15 @@ class Opening:
         return Place(target, urlencode(query), self.lease_ms, next_seq, chunks)
 
 
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """What is done when chunks come faster than they leave, before `write` waits."""
+
+    merging: Merging
+    coalescer: Coalescer
+    drop: Callable[[Any], bool] | None
+
+
 class Generation:
     """Write chunks inside `async with`; made by `Producer.generation`.
 
@@ -84,6 +94,7 @@ class Generation:
         limits: Limits,
         start: Callable[[Sender], None],
         resume: bool,
+        pressure: Pressure,
     ) -> None:
         self._opening = opening
         self._transport = transport
@@ -91,6 +102,9 @@ class Generation:
         self._limits = limits
         self._start = start
         self._resume = resume
+        self._pressure = pressure
+        self.dropped_chunks = 0
+        """Not sent, by the policy `drop`."""
         self._skip = 0
         """Chunks still to be skipped: durable already, and about to be written again."""
         self._was_complete = False
@@ -139,15 +153,23 @@ class Generation:
         next can be written. Raises Fenced if the generation was ended by somebody else, Unavailable, Refused or Gap if
         an earlier chunk could not be delivered (see there; nothing more can be written), Finished after `finish`.
         """
-        encoded = self._encoded(chunk)
-        if encoded is not None:
-            await self._sender.put(encoded)
+        queued = self._queueable(chunk)
+        if queued is not None:
+            await self._sender.put(*queued)
 
     def write_nowait(self, chunk: Any) -> None:
         """As `write`, but raises BufferFull instead of waiting; the chunk is then not queued."""
-        encoded = self._encoded(chunk)
-        if encoded is not None:
-            self._sender.put_nowait(encoded)
+        queued = self._queueable(chunk)
+        if queued is not None:
+            self._sender.put_nowait(*queued)
+
+    def try_write(self, chunk: Any) -> bool:
+        """As `write`, but False instead of waiting; the chunk is then not queued, and is the caller's to keep."""
+        try:
+            self.write_nowait(chunk)
+        except BufferFull:
+            return False
+        return True
 
     async def flush(self) -> Receipt | None:
         """Wait until everything written before the call is durable; returns the newest receipt.
@@ -227,16 +249,34 @@ class Generation:
             raise RuntimeError("use the generation inside 'async with'")
         return self._entered
 
-    def _encoded(self, chunk: Any) -> bytes | None:
-        """The chunk as it is to be queued; None if it is durable already."""
+    def _queueable(self, chunk: Any) -> tuple[bytes, Delta | None] | None:
+        """The chunk as it is to be queued; None if it is durable already, or dropped."""
         if self._skip:
             self._skip -= 1
             return None
         self._sender.check()
-        return encode_chunk(chunk)
+        encoded = encode_chunk(chunk)
+        self._sender.check_size(encoded)
+        delta = self._delta(chunk, encoded)
+        drop = self._pressure.drop
+        if drop is not None and not self._sender.has_room(encoded, delta) and drop(chunk):
+            self.dropped_chunks += 1
+            self._sender.count_dropped()
+            return None
+        return encoded, delta
+
+    def _delta(self, chunk: Any, encoded: bytes) -> Delta | None:
+        """The chunk as one that may join the one before; None if it may not."""
+        merging = self._pressure.merging
+        if merging is Merging.NEVER:
+            return None
+        delta = self._pressure.coalescer.delta(chunk, encoded)
+        return delta if merging is Merging.ALWAYS or self._sender.is_pressed else None
 
     def _close(self, status: Status, **facts: Any) -> None:
         given = {name: fact for name, fact in facts.items() if fact is not None}
+        if self.dropped_chunks:
+            given["metadata"] = {**given.get("metadata", {}), "droppedChunks": self.dropped_chunks}
         self._sender.close(encode_chunk({"status": status, **given}))
 
     def _close_because(self, error: BaseException | None) -> None:

@@ -47,6 +47,18 @@ class Limits(RequestLimits):
     """The ending of a generation: what is unacknowledged, and the finish. It also bounds how long a cancelled scope is
     held up. Whatever a broker did not get by then, its lease ends the generation."""
 
+    degraded_after: int = 3
+    """Attempts that failed in a row, over all batches: then one batch at a time. A window of `in_flight_max` that is
+    lost with its connection counts once for each of its batches."""
+    recovered_after: int = 10
+    """Answers in a row: then several at a time again. More than one window's worth."""
+    unhealthy_after: int = 5
+    unhealthy_s: float = 10.0
+    """Failures in a row, and for how long at least: then nothing but probes. A broker that restarts is back sooner, and
+    a client that just woke up should not be put off by its own network coming up."""
+    probe_s: float = 2.0
+    """How long between two probes of a broker that is taken for unhealthy: how late its return is noticed at most."""
+
     answer_bytes_max: int = 1 * MIB
     """One answer. Acknowledgements and refusals are hundreds of bytes; what is larger is not a broker's."""
     connections_max: int = 100

@@ -21,11 +21,15 @@ from consumer.errors import (
     Gap,
     Refused,
     Unavailable,
+    Unhealthy,
 )
 from consumer.retry import persist
 from producer.batcher import Batch, Batcher
+from producer.coalesce import Delta
 from producer.encoding import JSON_ARRAY, Framing
+from producer.health import Health
 from producer.limits import Limits
+from producer.metrics import Metrics
 from producer.signal import Signal
 from producer.window import Flight, State, Window
 
@@ -68,6 +72,15 @@ class Pipeline(ABC, Generic[R]):
         self._acknowledged_s = anyio.current_time()
         """When the broker last acknowledged a batch."""
         self._chunks_added = 0
+        self._ended_s = 0.0
+        """When the end was told."""
+        self._health = Health(limits)
+        self._metrics = Metrics()
+
+    def watch(self, health: Health, metrics: Metrics) -> None:
+        """Go by this health, which others share, and count here. To be called before `run`."""
+        self._health = health
+        self._metrics = metrics
 
     # -- what a kind of writer adds ----------------------------------------------------------------------------------
 
@@ -103,7 +116,7 @@ class Pipeline(ABC, Generic[R]):
         told = kind(
             text,
             unacknowledged_batches=len(self._window),
-            unacknowledged_chunks=self._batcher.chunks + self._window.chunks,
+            unacknowledged_chunks=self.queued_chunks,
             status=None if cause is None else cause.status,
             retry_after_s=None if cause is None else cause.retry_after_s,
         )
@@ -112,24 +125,50 @@ class Pipeline(ABC, Generic[R]):
 
     # -- what the writer calls ---------------------------------------------------------------------------------------
 
-    async def put(self, encoded: bytes) -> None:
-        """Queue a chunk; waits while the buffer is full. When cancelled, it is not queued. Raises what `check` does."""
-        self._check_size(encoded)
+    async def put(self, encoded: bytes, delta: Delta | None = None) -> None:
+        """Queue a chunk; waits while the buffer is full. When cancelled, it is not queued. Raises what `check` does.
+
+        `delta` is the chunk seen as one, if it may join the one before.
+        """
+        self.check_size(encoded)
         if self._unseen:
             await anyio.lowlevel.checkpoint()
-        while not self._has_room(encoded):
+        while not self.has_room(encoded, delta):
             self.check()
             await self.changed.wait()
         self.check()
-        self._add(encoded)
+        self._add(encoded, delta)
 
-    def put_nowait(self, encoded: bytes) -> None:
+    def put_nowait(self, encoded: bytes, delta: Delta | None = None) -> None:
         """As `put`, but raises BufferFull instead of waiting."""
-        self._check_size(encoded)
+        self.check_size(encoded)
         self.check()
-        if not self._has_room(encoded):
+        if not self.has_room(encoded, delta):
             raise BufferFull("the buffer has no room for this chunk")
-        self._add(encoded)
+        self._add(encoded, delta)
+
+    def count_dropped(self) -> None:
+        """A chunk was left out on purpose."""
+        self._metrics.dropped_chunks += 1
+
+    @property
+    def is_pressed(self) -> bool:
+        """As much is under way as may be: what is written now waits."""
+        return not self._may_admit
+
+    @property
+    def queued_chunks(self) -> int:
+        """Written and not acknowledged."""
+        return self._batcher.chunks + self._window.chunks
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._batcher.bytes + self._window.bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that were sent, or are about to be, and are not acknowledged."""
+        return len(self._window)
 
     async def flush(self) -> R | None:
         """Wait until everything written before the call is durable; the newest receipt, None if nothing was written.
@@ -160,12 +199,13 @@ class Pipeline(ABC, Generic[R]):
     def end(self, last: Batch | None = None) -> None:
         """Nothing more is written, but for a last batch; starts the clock of the ending."""
         self.closing = True
+        self._ended_s = anyio.current_time()
         if last is None:
             self._batcher.seal()
         else:
             self._chunks_added += last.chunks
             self._batcher.add_last(last)
-        self._scope.deadline = anyio.current_time() + self._limits.finish_timeout_s
+        self._scope.deadline = self._ended_s + self._limits.finish_timeout_s
         self.changed.ring()
 
     def abandon(self, error: ClientError) -> None:
@@ -217,8 +257,21 @@ class Pipeline(ABC, Generic[R]):
     def _settle(self) -> None:
         if self.error is None and not self._is_settled:
             self.error = self.unavailable(f"not finished within {self._limits.finish_timeout_s:g} s")
+        self._count_end()
         self.over.set()
         self.changed.ring()
+
+    def _count_end(self) -> None:
+        if self.error is not None:
+            self._metrics.errors += 1
+            self._metrics.failed_finishes += self.closing
+        elif self.closing:
+            self._metrics.finish.add(anyio.current_time() - self._ended_s)
+
+    @property
+    def _may_admit(self) -> bool:
+        """Whether another batch may go under way: one at a time while attempts keep failing."""
+        return self._window.has_room and (self._health.is_healthy or not self._window)
 
     @property
     def _is_settled(self) -> bool:
@@ -227,7 +280,7 @@ class Pipeline(ABC, Generic[R]):
     async def _send_batches(self, tasks: anyio.abc.TaskGroup) -> None:
         while not self._is_settled:
             self._unseen = False
-            wait_s = self._batcher.wait_s(anyio.current_time()) if self._window.has_room else None
+            wait_s = self._batcher.wait_s(anyio.current_time()) if self._may_admit else None
             if wait_s is None:
                 await self.changed.wait()
             elif wait_s > 0:
@@ -246,6 +299,9 @@ class Pipeline(ABC, Generic[R]):
         else:
             self._window.acknowledge(flight, receipt)
             self._acknowledged_s = anyio.current_time()
+            self._metrics.acknowledged_batches += 1
+            if flight.batch.chunks:
+                self._metrics.enqueue_to_durable.add(self._acknowledged_s - flight.batch.since_s)
             self.changed.ring()
 
     async def _attempt(self, flight: Flight) -> R:
@@ -257,26 +313,36 @@ class Pipeline(ABC, Generic[R]):
             try:
                 return await self._post(flight.seq, flight.batch)
             except AttemptFailed:
+                self._metrics.failed_attempts += 1
                 self._window.retry(flight)
                 raise
+            except Unhealthy as error:
+                self._window.retry(flight)
+                raise AttemptFailed(str(error), retry_after_s=error.retry_after_s, effect_unknown=False) from error
             except (Gap, Refused):
                 if not self._window.retry_as_head(flight):
                     raise
 
-    def _check_size(self, encoded: bytes) -> None:
+    def check_size(self, encoded: bytes) -> None:
+        """Raises ChunkTooLarge."""
         if len(encoded) > self._limits.chunk_bytes_max:
             raise ChunkTooLarge(f"a chunk of {len(encoded)} bytes; {self._limits.chunk_bytes_max} are allowed")
 
-    def _has_room(self, encoded: bytes) -> bool:
+    def has_room(self, encoded: bytes, delta: Delta | None = None) -> bool:
         """Whether the buffer takes this chunk; what is in flight counts."""
-        bytes_held = self._batcher.bytes + self._window.bytes
-        chunks_held = self._batcher.chunks + self._window.chunks
+        more_bytes, more_chunks = self._batcher.cost(encoded, delta)
         return (
-            bytes_held + len(encoded) <= self._limits.buffer_bytes_max and chunks_held < self._limits.buffer_chunks_max
+            self.queued_bytes + more_bytes <= self._limits.buffer_bytes_max
+            and self.queued_chunks + more_chunks <= self._limits.buffer_chunks_max
         )
 
-    def _add(self, encoded: bytes) -> None:
-        self._chunks_added += 1
-        if self._batcher.add(encoded, anyio.current_time()):
+    def _add(self, encoded: bytes, delta: Delta | None) -> None:
+        merged_before = self._batcher.merged
+        look_again = self._batcher.add(encoded, anyio.current_time(), delta)
+        merged = self._batcher.merged - merged_before
+        self._chunks_added += 1 - merged
+        self._metrics.written_chunks += 1
+        self._metrics.merged_chunks += merged
+        if look_again:
             self._unseen = True
             self.changed.ring()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,9 +13,13 @@ import anyio.abc
 from consumer.address import broker_url
 from consumer.transport import HttpTransport, Pool, Transport
 from consumer.values import Values
+from producer.coalesce import Coalescer, Merging
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
-from producer.generation import Generation, Opening
+from producer.generation import Generation, Opening, Pressure
+from producer.guard import GuardedTransport
+from producer.health import Health, HealthState
 from producer.limits import Limits
+from producer.metrics import Metrics
 from producer.pipeline import Pipeline
 from producer.streams import Streams
 
@@ -57,9 +62,12 @@ class Producer:
         transport: Transport | None = None,
     ) -> None:
         self._limits = limits or Limits()
-        self._transport = transport or _http(url, self._limits, headers, params)
+        self._health = Health(self._limits)
+        self._counted = Metrics()
+        self._transport = GuardedTransport(transport or _http(url, self._limits, headers, params), self._health)
         self._control = Control(self._transport, self._limits)
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._probing = anyio.CancelScope()
         self._pipelines: set[Pipeline[Any]] = set()
         self.streams = Streams(broker_url(url), self._transport, self._limits, self._start)
         """Raw streams: create, append, close, delete, head, fork, and idempotent producers."""
@@ -68,12 +76,14 @@ class Producer:
         if self._tasks is not None:
             raise RuntimeError("a producer can be entered once")
         self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._probe)
         return self
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._tasks is not None
+        self._probing.cancel()
         self._end_all()
         try:
             # Not told of the caller's exception: a task group would wrap it into a group.
@@ -81,6 +91,27 @@ class Producer:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._transport.aclose()
+
+    @property
+    def health(self) -> HealthState:
+        """How the broker is, as far as the last attempts tell.
+
+        `degraded` after some failures in a row: batches go one at a time, each after the acknowledgement of the one
+        before. `unhealthy` after more of them, for `unhealthy_s`: whatever begins then raises Unhealthy at once, what
+        is under way waits within its deadline, and a probe now and then finds out when it is over.
+        """
+        return self._health.state
+
+    def metrics(self) -> Metrics:
+        """What was done so far, and what is queued at this moment, over all generations and stream producers."""
+        return replace(
+            self._counted,
+            enqueue_to_durable=replace(self._counted.enqueue_to_durable),
+            finish=replace(self._counted.finish),
+            queued_chunks=sum(pipeline.queued_chunks for pipeline in self._pipelines),
+            queued_bytes=sum(pipeline.queued_bytes for pipeline in self._pipelines),
+            in_flight_batches=sum(pipeline.in_flight for pipeline in self._pipelines),
+        )
 
     async def create_session(
         self,
@@ -129,6 +160,8 @@ class Producer:
         actor_id: str | None = None,
         lease_ms: int = LEASE_MS_DEFAULT,
         resume: bool = False,
+        merging: Merging | str = Merging.NEVER,
+        drop: Callable[[Any], bool] | None = None,
     ) -> Generation:
         """A generation to enter with `async with`; it writes the message `message_id` (default: the generation's id).
 
@@ -142,12 +175,22 @@ class Producer:
         been completed takes the same chunks and the same finish again, without effect. Entering raises Fenced if the
         generation has ended in any other way, and Unavailable or Refused.
 
+        What happens when chunks come faster than they leave: `write` waits for room in the buffer. Before that, with
+        `merging`, adjacent deltas of one part become one chunk, while as much is under way as may be (`pressed`) or
+        whenever they wait in the same batch (`always`); the message that readers fold is equal, and the log has fewer
+        chunks. And when there is no room, a chunk for which `drop` is true is not sent at all: a policy of the
+        caller's, such as `partial(has_no_effect, format)`. The generation's end then tells how many,
+        as `droppedChunks` in its metadata.
+
         Two processes must not write one generation at once: the second one's batches differ from the first one's, and
         one of them gets Refused (`PAYLOAD_MISMATCH`). A batch that a killed process had sent may arrive just after the
         question how far it got, with the same outcome; resuming again is then safe.
 
-        Raises ValueError if an id is none, or the lease is outside 1,000 to 600,000 ms.
+        Raises ValueError if an id is none, the lease is outside 1,000 to 600,000 ms, or `resume` comes together with
+        `merging` or `drop`: then the chunks in the log are not those that were written, and cannot be skipped.
         """
+        if resume and (merging != Merging.NEVER or drop is not None):
+            raise ValueError("what was merged or dropped from cannot be written again from the first chunk")
         opening = Opening(
             session_id=session_id,
             generation_id=generation_id,
@@ -165,6 +208,7 @@ class Producer:
             limits=self._limits,
             start=self._start,
             resume=resume,
+            pressure=Pressure(Merging(merging), Coalescer(format), drop),
         )
 
     def _end_all(self) -> None:
@@ -175,8 +219,14 @@ class Producer:
     def _start(self, pipeline: Pipeline[Any]) -> None:
         if self._tasks is None:
             raise RuntimeError("use the producer inside 'async with'")
+        self._transport.check()
+        pipeline.watch(self._health, self._counted)
         self._tasks.start_soon(self._run, pipeline)
         self._pipelines.add(pipeline)
+
+    async def _probe(self) -> None:
+        with self._probing:
+            await self._transport.probe()
 
     async def _run(self, pipeline: Pipeline[Any]) -> None:
         try:

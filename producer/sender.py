@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from consumer.answer import check, read
-from consumer.errors import ClientError, Refused, Unavailable
+from consumer.errors import ClientError, Refused, Unavailable, Unhealthy
 from consumer.retry import persist
 from consumer.transport import Request, Transport
 from consumer.wire import JSON, PRODUCER_SEQ, STREAM_DURABILITY, Code, Status
@@ -142,6 +142,9 @@ class Sender(Pipeline[Receipt]):
         sent_s = anyio.current_time()
         try:
             await persist(partial(self._call, request), self._limits, deadline_s=within_s)
+        except Unhealthy as error:
+            await anyio.sleep(error.retry_after_s or 0.0)
+            return None
         except Unavailable:
             return None  # it is tried again at once, and the next batch tells whether the lease held
         except ClientError as error:

@@ -205,7 +205,7 @@ class _Posts(Pipeline[Appended]):
     def close(self, records: list[bytes]) -> None:
         """Queue the close, with the last records."""
         body = self._framing.body(records) if records else b""
-        self.end(Batch(body, len(records), sum(map(len, records)), last=True))
+        self.end(Batch(body, len(records), sum(map(len, records)), last=True, since_s=anyio.current_time()))
 
     def abort(self) -> None:
         """Nothing more comes; what was appended is sent."""
