@@ -20,9 +20,9 @@ from typing import Protocol
 import msgspec
 
 from broker import limits
-from broker.core.apply import Proposers, apply, keys, unchanging
-from broker.core.entry import Entry, Kind
-from broker.core.outcome import Outcome, Result
+from broker.core.apply import apply, keys, unchanging
+from broker.core.entry import ANY, Entry, Kind
+from broker.core.outcome import Outcome
 from broker.core.page import Page
 from broker.core.state import (
     Changes,
@@ -57,6 +57,7 @@ _NEEDS_CHANCE = _MAKES_A_LIFE | _MAKES_A_WAKE
 _KEEPS_ALIVE = frozenset(
     {Kind.HEARTBEAT, Kind.STOP, Kind.FINISH, Kind.LEASE_EXPIRE, Kind.NOOP, Kind.EXPIRE, Kind.SUBSCRIPTION_ACK}
 )
+_TO_ONE_LIFE = frozenset({Kind.APPEND, Kind.CLOSE, Kind.DELETE})
 _force = msgspec.structs.force_setattr
 
 
@@ -90,12 +91,13 @@ class Waiter(Protocol):
 class _Proposal:
     """An entry on its way through the journal, and who waits for it."""
 
-    __slots__ = ("keys", "size", "waiter")
+    __slots__ = ("keys", "size", "stamped", "waiter")
 
     def __init__(self, waiter: Waiter, keys: list[Key], size: int) -> None:
         self.waiter = waiter
         self.keys = keys
         self.size = size
+        self.stamped = False  # with the life of the path that was seen here: see `_see_life`
 
 
 class Subscribers(Protocol):
@@ -153,7 +155,6 @@ class Partition:
         self._index = 0  # of the newest applied entry
         self._stored_index = 0  # of the newest entry that the store has; never above _index
         self._time_ms = 0  # the partition's time at that entry; never goes back
-        self._proposers = Proposers()
 
         self._rows = Rows(store.load, rows_max)
         self._mortal: set[str] = set()  # paths of streams that have a deadline and are not stored with it
@@ -186,8 +187,7 @@ class Partition:
         head = await self._store.open()
         self._index = self._stored_index = head.applied_index
         self._time_ms = head.time_ms
-        self._proposers = Proposers(head.proposers)
-        await self._journal.open(head.applied_index, head.time_ms)
+        await self._journal.open(head.applied_index, head.time_ms, head.mark)
         for kind in (b"S", b"w"):
             async for key in self._watched(kind):
                 self._note(key, await self._row(key))
@@ -249,6 +249,13 @@ class Partition:
         """Entries proposed and not yet applied."""
         return len(self._waiting)
 
+    async def catch_up(self) -> bool:
+        """Have applied all that others had proposed before this call; False, at once, where there are no others.
+
+        Before something is said to be missing: it may be new. Raises Unavailable.
+        """
+        return await self._journal.catch_up()
+
     def now_ms(self) -> int:
         """The partition's time carried forward: what reads judge expiry by."""
         return max(self._journal.now_ms(), self._time_ms)
@@ -286,12 +293,48 @@ class Partition:
             waiter.set_result(answer)
             return
         proposal = _Proposal(waiter, entry_keys, len(entry.body) + ENTRY_BYTES)
-        self._journal.propose(entry)
+        if self._journal.lone_proposer:
+            self._journal.propose(entry)
+        else:
+            self._propose_among_others(proposal, entry)
         self._waiting[entry.proposal] = proposal
         self._in_flight_bytes += proposal.size
         for key in entry_keys:
             self._pending_keys[key] += 1
         self._prefetch(entry_keys)
+
+    def _propose_among_others(self, proposal: _Proposal, entry: Entry) -> None:
+        """Propose an append as one to the life that is seen here, once that has been loaded.
+
+        Else a copy that comes late, after this process is gone, falls into whatever stream is at the path by then.
+        """
+        if entry.kind not in _TO_ONE_LIFE or entry.incarnation != ANY:
+            self._journal.propose(entry)
+        elif stream_key(entry.path) in self._rows.held:
+            self._see_life(proposal, entry)
+        else:
+            self._spawn(self._propose_when_seen(proposal, entry))
+
+    async def _propose_when_seen(self, proposal: _Proposal, entry: Entry) -> None:
+        try:
+            await self._row(stream_key(entry.path))
+            self._see_life(proposal, entry)
+        except (Unavailable, OutcomeUnknown) as error:
+            self._refuse(Refused([entry], error))
+
+    def _see_life(self, proposal: _Proposal, entry: Entry) -> None:
+        row = self._rows.held.get(stream_key(entry.path))
+        if isinstance(row, Stream):
+            _force(entry, "incarnation", row.incarnation)
+            proposal.stamped = True
+        self._journal.propose(entry)
+
+    def _is_stale(self, entry: Entry, outcome: Outcome) -> bool:
+        """Whether an entry was refused only because its proposer had not yet seen the life that the path has now."""
+        if outcome.code is not Code.STREAM_NOT_FOUND:
+            return False
+        row = self._rows.held.get(stream_key(entry.path))
+        return isinstance(row, Stream) and row.incarnation != entry.incarnation
 
     def _stamp(self, entry: Entry) -> None:
         """Fill in what the pure function that made the entry could not know. The entry is ours alone until proposed."""
@@ -353,6 +396,9 @@ class Partition:
             handed = self._inbox[0]
             if isinstance(handed, Refused):
                 self._refuse(handed)
+            elif self._is_ahead():
+                self._spawn(self._store_and_go_on())
+                return
             else:
                 missing = self._missing(handed)
                 if missing:
@@ -367,6 +413,20 @@ class Partition:
         except Exception as error:  # noqa: BLE001 -- whatever it is, the commit cannot be applied: stop, never skip
             self._stopped(error)
             return
+        self._drain_inbox()
+
+    def _is_ahead(self) -> bool:
+        """Whether what others propose comes faster than it can be stored; our own proposals wait before they are made.
+
+        Once what a checkpoint has in hand is stored there is room again: unlike `has_room` this must not need more.
+        """
+        return not self._journal.lone_proposer and self._unstored_bytes >= 2 * self._checkpoint_bytes_max
+
+    async def _store_and_go_on(self) -> None:
+        while self._is_ahead() and self.failure is None:
+            self._room.clear()
+            self._checkpoint_due.set()
+            await self._room.wait()
         self._drain_inbox()
 
     def _missing(self, commit: Commit) -> list[Key]:
@@ -403,6 +463,8 @@ class Partition:
     def _apply_commit(self, commit: Commit) -> None:
         self.counts.commits += 1
         index = commit.first_index
+        outcomes: list[Outcome] = []
+        stale: list[tuple[_Proposal, Entry]] = []
         for entry in commit.entries:
             try:
                 outcome = self._step(entry, index, commit.time_ms)
@@ -412,11 +474,16 @@ class Partition:
                 return
             proposal = self._take(entry)
             if proposal is not None and not proposal.waiter.done():
-                if outcome.result is Result.DROPPED:
-                    proposal.waiter.set_exception(OutcomeUnknown("overtaken by a later proposal"))
+                if proposal.stamped and self._is_stale(entry, outcome):
+                    stale.append((proposal, entry))
                 else:
                     proposal.waiter.set_result(outcome)
+            outcomes.append(outcome)
             index += 1
+        if not self._journal.lone_proposer:
+            self._journal.applied(commit, outcomes)
+            for proposal, entry in stale:
+                self.propose_for(proposal.waiter, msgspec.structs.replace(entry, incarnation=ANY))
         if self._unstored_bytes - self._frozen_bytes >= self._checkpoint_bytes:
             self._checkpoint_due.set()
         self._rows.bound(self._needed)
@@ -429,11 +496,8 @@ class Partition:
             msg = f"the journal handed back {index} after {self._index}"
             raise ValueError(msg)
         now_ms = max(self._time_ms, time_ms)
-        if self._proposers.admit(entry, now_ms):
-            outcome, changes = apply(self._rows.held, entry, index, now_ms)
-            self._install(changes)
-        else:
-            outcome = Outcome(Result.DROPPED)
+        outcome, changes = apply(self._rows.held, entry, index, now_ms)
+        self._install(changes)
         self._index, self._time_ms = index, now_ms
         self._count(entry, outcome)
         return outcome
@@ -714,7 +778,7 @@ class Partition:
         mortal, self._mortal = self._mortal, set()
         ended, self._ended = self._ended, []
         pages = [(tail.incarnation, fresh) for _, tail, fresh in tails]
-        head = Head(self._index, self._time_ms, self._proposers.stored())
+        head = Head(self._index, self._time_ms, self._journal.mark())
         try:
             await self._store.write(Checkpoint(head, rows, pages, ended, snapshots))
         except BaseException:

@@ -103,32 +103,3 @@ def unchanging(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms:
         outcome, changes = apply(rows, entry, index, now_ms)
         judged = None if outcome.changed else outcome
     return judged if isinstance(judged, Outcome) and not changes.puts else None
-
-
-class Proposers:
-    """Late copies of settled proposals are dropped, so that a refusal, once told, is final.
-
-    Per proposer (a boot) the highest proposal seen. A proposer silent for `idle_ms` of the partition's time is
-    forgotten; the rule needs no longer memory than a journal's client can hold back a copy.
-    """
-
-    def __init__(self, stored: bytes = b"", idle_ms: int = 24 * 3600 * 1000) -> None:
-        self._idle_ms = idle_ms
-        self._seen: dict[int, list[int]] = msgspec.msgpack.decode(stored, type=dict[int, list[int]]) if stored else {}
-
-    def admit(self, entry: Entry, now_ms: int) -> bool:
-        """Whether the entry is the first of its proposal; it is then remembered."""
-        seen = self._seen.get(entry.boot)
-        if seen is None:
-            self._seen = {boot: s for boot, s in self._seen.items() if s[1] >= now_ms - self._idle_ms}
-            self._seen[entry.boot] = [entry.proposal, now_ms]
-            return True
-        if entry.proposal <= seen[0]:
-            return False
-        seen[0] = entry.proposal
-        seen[1] = now_ms
-        return True
-
-    def stored(self) -> bytes:
-        """The table as the store keeps it."""
-        return msgspec.msgpack.encode(self._seen)

@@ -18,7 +18,6 @@ class Result(StrEnum):
     UNCHANGED = auto()  # what it asks for was so already: an idempotent success
     DUPLICATE = auto()  # this very batch had been accepted before
     REFUSED = auto()  # `code` says why; nothing changed
-    DROPPED = auto()  # a late copy of a proposal that was settled; nobody is told
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,8 @@ One port, one contract suite (`tests/broker/journal/`), one class for each engin
 2. Nothing is handed back before it is durable (memory engine: never durable, and it says so).
 3. `time_ms` never goes back, over restarts too.
 4. A proposal that cannot be made durable is told through `Refused`, definitely; it is not in the journal and never will
-   be. When that cannot be told, the journal stops (`EngineStopped`) and hands back nothing more.
+   be. When that cannot be told, the journal of one process stops (`EngineStopped`) and hands back nothing more; a
+   cluster's tells `Refused` with OutcomeUnknown, goes on, and hands the proposal back if it is there after all.
 5. Entries of this process are handed back once per proposal; a cluster's journal also hands back those of others.
 """
 
@@ -19,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from broker.core.entry import Entry
+from broker.core.outcome import Outcome
 from consumer.wire import Durability
 
 
@@ -31,7 +33,10 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
-    """Proposals that definitely are not, and will never be, in the journal."""
+    """Proposals that nobody should wait for any longer.
+
+    Unavailable: they definitely are not, and will never be, in the journal. OutcomeUnknown: they may be, or not.
+    """
 
     entries: Sequence[Entry]
     error: Exception
@@ -44,11 +49,11 @@ class Journal(Protocol):
     lone_proposer: bool
     """Whether only this process proposes. Then what the partition applied is all there is to know."""
 
-    async def open(self, applied_index: int, applied_time_ms: int) -> None:
+    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:
         """Open behind a store that has applied everything up to `applied_index`, at `applied_time_ms`.
 
-        Raises StartError (DataDirInUse, NewerFormat, Damaged): a first entry beyond `applied_index + 1`, another
-        file uuid than the store's, bytes that do not check out.
+        `mark` is what `mark` gave at that index. Raises StartError (DataDirInUse, NewerFormat, Damaged): a first entry
+        beyond `applied_index + 1`, another file uuid than the store's, bytes that do not check out.
         """
 
     def replay(self) -> AsyncIterator[Commit]:
@@ -63,6 +68,23 @@ class Journal(Protocol):
 
         Raises EngineStopped.
         """
+
+    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
+        """`commit` has been applied, with these outcomes. Told where others propose too (not `lone_proposer`).
+
+        Such a journal hands back one commit at a time: the next one comes after this.
+        """
+
+    def mark(self) -> bytes:
+        """What the journal wants to be told at `open`, beside the index applied by now; stored together with it."""
+        ...
+
+    async def catch_up(self) -> bool:
+        """Return True once everything that others had proposed before this call has been applied.
+
+        False, at once, where only this process proposes. Raises Unavailable when that takes too long.
+        """
+        ...
 
     def trim(self, index: int) -> None:
         """Entries up to and including `index` are durable in the store: drop them, in bounded steps and later."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from broker.core.entry import Entry
+from broker.core.outcome import Outcome
 from broker.errors import EngineStopped
 from broker.journal import Commit, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
@@ -26,7 +27,7 @@ class MemoryJournal:
         self._deliver: Callable[[Commit | Refused], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def open(self, applied_index: int, applied_time_ms: int) -> None:
+    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:  # noqa: ARG002 - it has none
         """Begin after `applied_index`. Raises nothing."""
         self._clock = Clock(applied_time_ms, self._wall_ms, self._monotonic_ms)
         self._next_index = applied_index + 1
@@ -49,6 +50,17 @@ class MemoryJournal:
         self._waiting.append(entry)
         if len(self._waiting) == 1:
             self._loop.call_soon(self._commit)
+
+    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
+        """Never told: this process proposes alone."""
+
+    def mark(self) -> bytes:
+        """Nothing beside the index."""
+        return b""
+
+    async def catch_up(self) -> bool:
+        """There are no others."""
+        return False
 
     def trim(self, index: int) -> None:
         """Nothing is kept, so nothing is dropped."""

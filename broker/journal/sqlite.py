@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from broker.core.entry import Entry
+from broker.core.outcome import Outcome
 from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped
 from broker.journal import Commit, Refused
@@ -50,7 +51,7 @@ class SqliteJournal:
         self._error: EngineStopped | None = None  # why nothing is taken any more
         self._gathered: list[Entry] = []  # proposed, and not yet given to the writer
 
-    async def open(self, applied_index: int, applied_time_ms: int) -> None:
+    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:  # noqa: ARG002 - it has none
         """As in `Journal`. The store of the folder is open."""
         self._applied_index = self._trim_index = applied_index
         with opening(self._path):
@@ -95,6 +96,17 @@ class SqliteJournal:
         self._gathered.append(entry)
         if len(self._gathered) == 1:
             self._loop.call_soon(self._commit_gathered, 1, GATHER_TURNS_MAX)
+
+    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
+        """Never told: this process proposes alone."""
+
+    def mark(self) -> bytes:
+        """Nothing beside the index."""
+        return b""
+
+    async def catch_up(self) -> bool:
+        """There are no others."""
+        return False
 
     def trim(self, index: int) -> None:
         """As in `Journal`: rides in the next commits, or runs by itself when there are none."""

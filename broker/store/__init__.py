@@ -19,7 +19,7 @@ class Head(msgspec.Struct, frozen=True):
 
     applied_index: int = 0
     time_ms: int = 0  # the partition's time at that index
-    proposers: bytes = b""  # the partition's table of proposers, opaque here
+    mark: bytes = b""  # what the journal wants to be told at its next opening, opaque here
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):

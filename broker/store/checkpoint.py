@@ -25,8 +25,8 @@ def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> 
 
 def _write_head(connection: sqlite3.Connection, head: Head) -> None:
     connection.execute(
-        "UPDATE head SET applied_index = ?, time_ms = ?, proposers = ?",
-        (head.applied_index, head.time_ms, head.proposers),
+        "UPDATE head SET applied_index = ?, time_ms = ?, mark = ?",
+        (head.applied_index, head.time_ms, head.mark),
     )
 
 

@@ -22,7 +22,7 @@ FORM: Final = Form(
     version=1,
     schema=(
         """CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), uuid BLOB NOT NULL,
-        applied_index INTEGER NOT NULL, time_ms INTEGER NOT NULL, proposers BLOB NOT NULL)""",
+        applied_index INTEGER NOT NULL, time_ms INTEGER NOT NULL, mark BLOB NOT NULL)""",
         """CREATE TABLE row (key BLOB PRIMARY KEY, owner INTEGER NOT NULL, deadline_ms INTEGER,
         is_watched INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID""",
         "CREATE INDEX deadline ON row (deadline_ms, key, owner) WHERE deadline_ms IS NOT NULL",

@@ -127,9 +127,9 @@ class SqliteStore:
 
     def _open_file(self, path: Path) -> tuple[bytes, Head]:
         self._connection = connection = self._connected(path)
-        insert = "INSERT INTO head (id, uuid, applied_index, time_ms, proposers) VALUES (1, ?, 0, 0, x'')"
+        insert = "INSERT INTO head (id, uuid, applied_index, time_ms, mark) VALUES (1, ?, 0, 0, x'')"
         prepare(connection, FORM, path.name, lambda: connection.execute(insert, (os.urandom(16),)), FILE_PAGE_BYTES)
-        uuid, *head = connection.execute("SELECT uuid, applied_index, time_ms, proposers FROM head").fetchone()
+        uuid, *head = connection.execute("SELECT uuid, applied_index, time_ms, mark FROM head").fetchone()
         return uuid, Head(*head)
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -18,7 +18,7 @@ from broker.core.entry import Entry, Kind
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, json_page
 from broker.core.state import Key, Row
-from broker.errors import EngineStopped, OutcomeUnknown, Overloaded, Unavailable
+from broker.errors import EngineStopped, Overloaded, Unavailable
 from broker.journal import Commit, Refused
 from broker.journal.memory import MemoryJournal
 from broker.partition import Partition
@@ -56,6 +56,8 @@ class HeldJournal:
     def __init__(self, *, held: bool = False, replayed: Sequence[Commit] = ()) -> None:
         self.held = held
         self.waiting: list[Entry] = []
+        self.told_applied: list[Outcome] = []
+        self.mark_at_open = b""
         self.proposed: list[Entry] = []
         self.time_ms = BEGIN_MS
         self.index = 0
@@ -64,7 +66,8 @@ class HeldJournal:
         self._deliver: Callable[[Commit | Refused], None] | None = None
         self._stopped: Callable[[Exception], None] | None = None
 
-    async def open(self, applied_index: int, applied_time_ms: int) -> None:
+    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:
+        self.mark_at_open = mark
         self.index = applied_index
         self.time_ms = max(self.time_ms, applied_time_ms)
 
@@ -81,6 +84,16 @@ class HeldJournal:
         self.proposed.append(entry)
         if not self.held:
             asyncio.get_running_loop().call_soon(self.commit)
+
+    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
+        assert commit.first_index + len(commit.entries) - 1 == self.index
+        self.told_applied += outcomes
+
+    def mark(self) -> bytes:
+        return b"at %d" % self.index
+
+    async def catch_up(self) -> bool:
+        return False
 
     def trim(self, index: int) -> None:
         self.trimmed_index = index
@@ -301,33 +314,6 @@ async def test_unknown_fate_of_a_commit_stops_the_engine() -> None:
             await partition.propose(create())
 
 
-async def test_late_copy_of_a_settled_proposal_is_dropped_and_changes_nothing() -> None:
-    journal = HeldJournal()
-    async with opened(journal) as partition:
-        await partition.propose(create())
-        await partition.propose(append(b"1"))
-        journal.deliver(journal.proposed[-1])
-        await until(lambda: partition.applied_index == 3)
-        assert await content(partition) == b"1"
-        assert partition.counts.outcomes[Kind.APPEND, "dropped"] == 1
-
-
-async def test_proposal_that_a_later_one_overtook_is_told_that_its_fate_is_unknown() -> None:
-    """Its own copy may or may not have been the one that counted: only the same bytes again are safe."""
-    journal = HeldJournal()
-    async with opened(journal) as partition:
-        await partition.propose(create())
-        journal.held = True
-        early = partition.propose_nowait(append(b"early"))
-        later = partition.propose_nowait(append(b"later"))
-        journal.waiting.reverse()
-        journal.commit()
-        assert (await later).result is Result.ACCEPTED
-        with pytest.raises(OutcomeUnknown):
-            await early
-        assert await content(partition) == b"later"
-
-
 # -- answers without the journal -------------------------------------------------------------------------------------
 
 
@@ -367,6 +353,48 @@ async def test_journal_with_other_proposers_answers_everything_itself() -> None:
         await partition.propose(create())
         assert partition.applied_index == 2
         assert partition.counts.answered_without_journal == 0
+        assert [outcome.result for outcome in journal.told_applied] == [Result.CREATED, Result.UNCHANGED]
+
+
+async def test_append_among_others_is_one_to_the_life_that_was_seen() -> None:
+    """CORE 1: so a late copy of it never falls into the next stream of that name."""
+    journal = HeldJournal()
+    journal.lone_proposer = False
+    async with opened(journal) as partition:
+        life = (await partition.propose(create())).stream
+        await partition.propose(append(b"1"))
+        late = journal.proposed[-1]
+        assert life is not None
+        assert late.incarnation == life.incarnation
+        await partition.propose(delete())
+        await partition.propose(create())
+        journal.deliver(late)
+        assert await content(partition) == b""
+
+
+async def test_refusal_because_of_a_life_not_yet_seen_is_proposed_again_and_never_shown() -> None:
+    """CORE 1: another node deletes and creates the stream while an append is on its way."""
+    journal = HeldJournal()
+    journal.lone_proposer = False
+    async with opened(journal) as partition:
+        await partition.propose(create())
+        journal.held = True
+        answer = partition.propose_nowait(append(b"1"))
+        await until(lambda: journal.waiting)
+        journal.deliver(replace(delete(), boot=7), replace(create(), boot=7, nonce=77))
+        journal.held = False
+        journal.commit()
+        assert (await answer).result is Result.ACCEPTED
+        assert await content(partition) == b"1"
+
+
+async def test_mark_of_the_journal_is_stored_with_the_index_it_belongs_to() -> None:
+    store = HeldStore()
+    async with opened(HeldJournal(), store) as partition:
+        await partition.propose(create())
+        await partition.checkpoint()
+        head = store.written[0].head
+        assert (head.applied_index, head.mark) == (1, b"at 1")
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------

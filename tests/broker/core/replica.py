@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from broker.core.apply import apply, keys
 from broker.core.entry import Entry, Kind, decode, encode
-from broker.core.outcome import Outcome, Result
+from broker.core.outcome import Outcome
 from broker.core.page import Page, records
 from broker.core.state import (
     Changes,
@@ -158,7 +158,6 @@ class Replica:
         else:
             assert not changes.puts
             assert not changes.ended
-        assert outcome.result is not Result.DROPPED
 
     def _check_keys(self, entry: Entry, loaded: LoadedRows, changes: Changes) -> None:
         """What is read was named, and so was what is put, but for the end of a generation that another one fences off.
