@@ -61,12 +61,12 @@ class App:
         bodies = Bodies(settings.body_bytes_max)
         metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies)
         streams = StreamApi(self.partition, settings, bodies, live)
-        sessions = SessionApi(self.partition, bodies, self.materializer)
+        sessions = SessionApi(self.partition, settings, bodies, self.materializer, live)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         self._apis = (
             Endpoint(subscription_api.PREFIX, subscriptions.respond, traffic, form=error_form),  # before all streams
             Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
-            Endpoint(session_api.PREFIX, sessions.respond, traffic),
+            Endpoint(session_api.PREFIX, sessions.respond, traffic, live_s_max=session_api.LIVE_S_MAX),
         )
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
         self._others = Framework(

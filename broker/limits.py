@@ -42,6 +42,13 @@ SSE_STALL_S: Final = 30.0
 LIVE_READERS_MAX: Final = 20_000
 SSE_CACHE_BYTES: Final = 16 * MIB
 """Encoded events shared by readers: a few of the largest steps, or the newest events of thousands of live streams."""
+UI_STREAM_LIFE_S: Final = 600.0
+"""A connection that tells one answer. A reader that comes back is told all of it again, so longer than other reads; not
+for ever, so that what holds no reader any more is noticed."""
+UI_STREAM_READ_BYTES: Final = 256 * KIB
+"""Records cut into events in one step: some milliseconds of the event loop."""
+UI_STREAM_CACHE_BYTES: Final = 4 * MIB
+"""Encoded steps of running answers, shared by the pages that show the same one."""
 CURSOR_INTERVAL_S: Final = 20
 
 # -- the server --------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def serve(  # noqa: PLR0913 -- one for each option
         drain_s=drain_s,
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, and those of webhooks may hold secrets
     try:
         _require_secure(settings)
@@ -132,6 +133,11 @@ def serve(  # noqa: PLR0913 -- one for each option
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
         sys.exit(1)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A live read that is cut off in its middle (`CutOff`, or a reader that takes nothing) is no mistake of ours."""
+    return "without completing response" not in record.getMessage()
 
 
 async def _serve(app: App, listener: socket.socket) -> None:

@@ -24,7 +24,7 @@ from broker.http.request import (
     raw_path_of,
     request_id_of,
 )
-from broker.http.response import PREFLIGHT, LiveResponse, Response, Send, send_live, send_response
+from broker.http.response import PREFLIGHT, CutOff, LiveResponse, Response, Send, send_live, send_response
 from broker.http.traffic import Traffic
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class Endpoint:
             # A reader that takes nothing holds `send` up for ever: it is given up.
             async with asyncio.timeout(self._live_s_max), aclosing(response.chunks):
                 await unless_client_leaves(send_live(send, response, request_id), receive)
-        except (ClientLeft, TimeoutError):
+        except (ClientLeft, CutOff, TimeoutError):
             return
         except Exception:
             self._traffic.bugs += 1

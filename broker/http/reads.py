@@ -31,7 +31,7 @@ from consumer.wire import EVENT_STREAM, OFFSET_NOW, OFFSET_START, Code
 UP_TO_DATE: Final[Header] = (b"stream-up-to-date", b"true")
 # A stream's content is whatever its writer put there. Opened as a page of ours it must run nothing.
 _SANDBOX: Final[Header] = (b"content-security-policy", b"default-src 'none'; sandbox")
-_SSE_HEADERS: Final[list[Header]] = [
+SSE_HEADERS: Final[list[Header]] = [
     (b"content-type", EVENT_STREAM.encode()),
     # A proxy that stores, compresses or buffers events delays them until it has enough of them.
     (b"cache-control", b"no-cache, no-store, no-transform"),
@@ -73,7 +73,7 @@ class LiveReaders:
 
     def __init__(self, readers_max: int) -> None:
         self._readers_max = readers_max
-        self.counts = {"long-poll": 0, "sse": 0}
+        self.counts = {"long-poll": 0, "sse": 0, "ui-stream": 0}
 
     def require_room(self) -> None:
         """Raise Overloaded when there is room for no other."""
@@ -128,7 +128,7 @@ class Reads:
         if mode is not None and offset is None:
             raise BadRequest(Code.INVALID_OFFSET, "a live read needs an offset")
         stream = await self._stream(request.path)
-        start = _position(offset, stream)
+        start = position_of(offset, stream)
         self._partition.touch(request.path, stream)
         if mode is None:
             return await self._catch_up(request, stream, start, now=offset == OFFSET_NOW)
@@ -137,7 +137,7 @@ class Reads:
         cursor = caching.cursor(self._partition.now_ms(), parameters.get("cursor"), jitter_s)
         if mode == "long-poll":
             return await self._long_poll(request, stream, start, cursor)
-        headers = list(_SSE_HEADERS)
+        headers = list(SSE_HEADERS)
         if not sse.is_text(stream.content_type):
             headers.append((b"stream-sse-data-encoding", b"base64"))
         return LiveResponse(headers, self._events(request.path, stream, start, cursor))
@@ -266,10 +266,11 @@ class Reads:
             elif look.up_to_date:
                 return b"", look.start
         incarnation = look.stream.incarnation
-        frame = self._frames.get(incarnation, page.start, page.end)
+        key = (incarnation, page.start, page.end)
+        frame = self._frames.get(key)
         if frame is None:
             frame = sse.data_frame(look.stream.offset(page.end), _body(page), text=text)
-            self._frames.put(incarnation, page.start, page.end, frame)
+            self._frames.put(key, frame)
         return frame, page.end
 
 
@@ -277,8 +278,8 @@ def _clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _position(offset: str | None, stream: Stream) -> int:
-    """Where in this life of the stream a reader wants to begin."""
+def position_of(offset: str | None, stream: Stream) -> int:
+    """Where in this life of the stream a reader wants to begin. Raises BadRequest for an offset that is none of its."""
     if offset is None or offset == OFFSET_START:
         return 0
     if offset == OFFSET_NOW:

@@ -47,8 +47,15 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
+class CutOff(Exception):
+    """A live body stops here and is not whole. Its client has to notice: the connection ends, the body does not."""
+
+
 class LiveResponse(msgspec.Struct, frozen=True):
-    """A 200 whose body arrives over time. Whoever sends it runs `chunks` to their end or closes them."""
+    """A 200 whose body arrives over time. Whoever sends it runs `chunks` to their end or closes them.
+
+    `chunks` may raise CutOff.
+    """
 
     headers: list[Header]
     chunks: AsyncGenerator[bytes]

@@ -8,28 +8,45 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker import limits
 from broker.http import session_answers as answers, session_requests as requests
 from broker.http.bodies import Bodies
+from broker.http.endpoint import unless_client_leaves
+from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Request
-from broker.http.response import Response
+from broker.http.response import LiveResponse, Response
 from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_of
+from broker.http.ui_stream import UIStreams
 from broker.materializer import Materializer
 from broker.partition import Partition
+from broker.settings import Settings
 
 PREFIX: Final = ROUTES_PREFIX.encode()
+LIVE_S_MAX: Final = limits.UI_STREAM_LIFE_S * 1.1 + limits.SSE_STALL_S
+"""How long a live response may take at most: a connection's life, and a while for a reader that stalls."""
 
 
 class SessionApi:
     """See the module."""
 
-    def __init__(self, partition: Partition, bodies: Bodies, materializer: Materializer) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        settings: Settings,
+        bodies: Bodies,
+        materializer: Materializer,
+        live: LiveReaders,
+    ) -> None:
         self._partition = partition
         self._bodies = bodies
         self._materializer = materializer
+        self._ui_streams = UIStreams(partition, settings, live)
 
-    async def respond(self, request: Request, receive: Receive) -> Response:
+    async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
         """One request. Raises BadRequest, BrokerError, ClientLeft."""
         target = target_of(request.method, request.path)
+        if target.part == "ui-stream":
+            return await unless_client_leaves(self._ui_streams.get(request, target), receive)
         if request.method == "GET":
             requests.require_no_parameters(request)
             return await self._read(request, target)

@@ -39,6 +39,11 @@ def data_frame(offset: str, data: bytes, *, text: bool) -> bytes:
     return b"id: %b\nevent: data\n%b\n" % (offset.encode(), b"".join([_line(line) for line in lines]))
 
 
+def message_frame(data: bytes) -> bytes:
+    """An event of the default type, with neither id nor name: `data` is text, told with a space behind the colon."""
+    return b"%b\n" % b"".join([b"data: %b\n" % line for line in _lines(data)])
+
+
 def control_frame(offset: str, cursor: int, *, up_to_date: bool, closed: bool) -> bytes:
     """The control event that follows every data event. A closed stream needs no cursor: nobody comes back."""
     if closed:
@@ -80,23 +85,26 @@ def _base64_lines(data: bytes) -> list[bytes]:
 
 
 class FrameCache:
-    """The newest data frames: all readers at a tail want the same one, so it is encoded once. Bounded by bytes."""
+    """The newest data frames: all readers at a tail want the same one, so it is encoded once. Bounded by bytes.
+
+    A key names records of one life of a stream, (incarnation, start, end), and for whom, if not all are told the same.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._frames: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()
+        self._frames: OrderedDict[tuple[int | str, ...], bytes] = OrderedDict()
         self._bytes = 0
 
-    def get(self, incarnation: int, start: int, end: int) -> bytes | None:
-        """The frame of records [start, end) of that life of a stream."""
-        frame = self._frames.get((incarnation, start, end))
+    def get(self, key: tuple[int | str, ...]) -> bytes | None:
+        """The frame, if it is still here."""
+        frame = self._frames.get(key)
         if frame is not None:
-            self._frames.move_to_end((incarnation, start, end))
+            self._frames.move_to_end(key)
         return frame
 
-    def put(self, incarnation: int, start: int, end: int, frame: bytes) -> None:
+    def put(self, key: tuple[int | str, ...], frame: bytes) -> None:
         """Keep a frame that `get` did not have."""
-        self._frames[incarnation, start, end] = frame
+        self._frames[key] = frame
         self._bytes += len(frame)
         while self._bytes > self._bytes_max:
             _, oldest = self._frames.popitem(last=False)

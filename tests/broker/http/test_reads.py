@@ -188,7 +188,7 @@ async def test_reader_that_leaves_is_noticed_while_it_waits() -> None:
         for exchange in (polling, listening):
             exchange.leave()
             await exchange.task
-        assert _live(client) == {"long-poll": 0, "sse": 0}
+        assert _live(client) == {"long-poll": 0, "sse": 0, "ui-stream": 0}
 
 
 async def test_reader_beyond_the_bound_is_told_to_come_back() -> None:

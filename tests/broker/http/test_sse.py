@@ -100,10 +100,10 @@ def test_bytes_that_no_character_begins_are_not_held_back(data: bytes) -> None:
 
 def test_cache_forgets_what_was_asked_for_longest_ago() -> None:
     cache = FrameCache(bytes_max=25)
-    cache.put(1, 0, 1, b"a" * 10)
-    cache.put(1, 1, 2, b"b" * 10)
-    assert cache.get(1, 0, 1) == b"a" * 10
-    cache.put(1, 2, 3, b"c" * 10)
-    assert (cache.get(1, 1, 2), cache.get(1, 0, 1), cache.get(1, 2, 3)) == (None, b"a" * 10, b"c" * 10)
-    cache.put(1, 3, 4, b"d" * 30)
-    assert [cache.get(1, at, at + 1) for at in range(4)] == [None, None, None, None]
+    cache.put((1, 0, 1), b"a" * 10)
+    cache.put((1, 1, 2), b"b" * 10)
+    assert cache.get((1, 0, 1)) == b"a" * 10
+    cache.put((1, 2, 3), b"c" * 10)
+    assert (cache.get((1, 1, 2)), cache.get((1, 0, 1)), cache.get((1, 2, 3))) == (None, b"a" * 10, b"c" * 10)
+    cache.put((1, 3, 4), b"d" * 30)
+    assert [cache.get((1, at, at + 1)) for at in range(4)] == [None, None, None, None]
