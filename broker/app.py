@@ -14,6 +14,7 @@ from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
 from broker.http.framework import Framework
+from broker.http.ndjson import NdjsonEndpoint
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Scope, raw_path_of
 from broker.http.response import Send
@@ -22,6 +23,7 @@ from broker.http.stream_api import StreamApi
 from broker.http.subscription_api import SubscriptionApi
 from broker.http.subscriptions import error_form
 from broker.http.traffic import Traffic
+from broker.http.upload import Uploads
 from broker.journal import Journal
 from broker.journal.memory import MemoryJournal
 from broker.journal.sqlite import SqliteJournal
@@ -59,7 +61,8 @@ class App:
         self.live = live = LiveReaders(settings.live_readers_max)
         traffic = Traffic(live)
         bodies = Bodies(settings.body_bytes_max)
-        metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies)
+        self.uploads = uploads = Uploads(self.partition, traffic)
+        metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies, uploads)
         streams = StreamApi(self.partition, settings, bodies, live)
         sessions = SessionApi(self.partition, settings, bodies, self.materializer, live)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
@@ -68,6 +71,7 @@ class App:
             Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
             Endpoint(session_api.PREFIX, sessions.respond, traffic, live_s_max=session_api.LIVE_S_MAX),
         )
+        self._ndjson = NdjsonEndpoint(uploads, bodies)
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
         self._others = Framework(
             routes=status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
@@ -79,12 +83,13 @@ class App:
         """Any ASGI connection. The APIs go around the framework."""
         await self._handler(scope)(scope, receive, send)
 
-    def _handler(self, scope: Scope) -> Endpoint | Framework:
+    def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         if scope["type"] == "http":
             path, root_bytes = raw_path_of(scope), len(scope.get("root_path", ""))
             for api in self._apis:
                 if path.startswith(api.prefix, root_bytes):
-                    return api
+                    is_upload = api.prefix == session_api.PREFIX and self._ndjson.takes(scope)
+                    return self._ndjson if is_upload else api
         return self._others
 
     @asynccontextmanager

@@ -29,6 +29,21 @@ HEADER_CHARS_MAX: Final = 256
 """Producer ids, Stream-Seq, content types: they are kept in rows."""
 TTL_S_MAX: Final = 10 * 365 * 24 * 3600
 
+# -- uploads -----------------------------------------------------------------------------------------------------
+UPLOADS_MAX: Final = 10_000
+"""Uploads in progress. Each has three tasks and up to two bodies in memory."""
+UPLOAD_IN_FLIGHT_MAX: Final = 64
+"""Batches of an upload proposed and not yet durable: as many as a generation keeps receipts of, so that a client which
+lost its acks and repeats all of them is told where each landed."""
+UPLOAD_IN_FLIGHT_BYTES_MAX: Final = 4 * MIB
+"""Their bytes: one body's. Beyond either, nothing more is read from the socket."""
+UPLOAD_SILENCE_S: Final = 600.0
+"""How long an upload may be silent, lines and frames that only say "still here" included: the longest lease."""
+UPLOAD_WATCH_S: Final = 60.0
+"""How often an idle upload looks after its generation when nothing wakes it."""
+UPLOAD_STALL_S: Final = 30.0
+"""How long a client may take nothing once its upload is over. Before, it may be one that writes all before it reads."""
+
 # -- reads -------------------------------------------------------------------------------------------------------
 READ_BYTES_MAX: Final = 1 * MIB
 """Data in one catch-up response or one SSE step: what one slow reader can hold in memory."""

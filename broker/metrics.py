@@ -13,6 +13,7 @@ from broker.core.entry import Kind
 from broker.core.outcome import Result
 from broker.http.bodies import Bodies
 from broker.http.traffic import Traffic
+from broker.http.upload import Uploads
 from broker.materializer import Materializer
 from broker.partition import Partition
 from broker.waker import Waker
@@ -25,13 +26,20 @@ class Metrics(Collector):
     """The metrics of one broker, in a registry of their own: two brokers may share a process."""
 
     def __init__(
-        self, partition: Partition, materializer: Materializer, waker: Waker, traffic: Traffic, bodies: Bodies
+        self,
+        partition: Partition,
+        materializer: Materializer,
+        waker: Waker,
+        traffic: Traffic,
+        bodies: Bodies,
+        uploads: Uploads,
     ) -> None:
         self._partition = partition
         self._materializer = materializer
         self._waker = waker
         self._traffic = traffic
         self._bodies = bodies
+        self._uploads = uploads
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -44,6 +52,7 @@ class Metrics(Collector):
         yield from self._of_partition()
         yield from self._of_subscriptions()
         yield from self._of_http()
+        yield from self._of_uploads()
         yield _counter("records_folded", "Records folded into messages.", self._materializer.records_folded)
         yield _gauge("folded_sessions", "Sessions whose messages are in memory.", self._materializer.sessions)
 
@@ -91,6 +100,20 @@ class Metrics(Collector):
         yield live
         yield _counter("inflated_bytes", "Bytes that compressed bodies have become.", self._bodies.inflated_bytes)
         yield _counter("unexpected_errors", "Requests that ran into a bug.", self._traffic.bugs)
+
+    def _of_uploads(self) -> Iterator[Metric]:
+        uploads = self._uploads
+        begun = CounterMetricFamily("streamfold_uploads_begun", "Uploads, by the way they came in.", labels=["mode"])
+        opened = GaugeMetricFamily("streamfold_uploads", "Uploads in progress.", labels=["mode"])
+        now = uploads.open
+        for mode, count in uploads.begun.items():
+            begun.add_metric([mode], count)
+            opened.add_metric([mode], now[mode])
+        yield begun
+        yield opened
+        yield _counter("upload_batches", "Batches of uploads that are durable, copies included.", uploads.batches)
+        yield _counter("upload_refusals", "Uploads that a refused batch ended.", uploads.refusals)
+        yield _gauge("upload_batches_in_flight", "Batches of uploads not yet durable.", uploads.in_flight)
 
 
 def _counter(name: str, meaning: str, value: float) -> Metric:

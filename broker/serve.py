@@ -181,6 +181,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._broker.drain()
+        # Before uvicorn closes what upgraded: uploads tell what is durable first.
+        await self._broker.uploads.drain(self._broker.settings.drain_s)
         await super().shutdown(sockets)
 
 

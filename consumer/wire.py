@@ -14,6 +14,7 @@ import msgspec
 # -- media types -------------------------------------------------------------------------------------------------
 
 JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
 PROBLEM_JSON: Final = "application/problem+json"
 EVENT_STREAM: Final = "text/event-stream"
 OCTET_STREAM: Final = "application/octet-stream"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 from broker import limits
@@ -47,12 +48,17 @@ class Bodies:
             detail = f"not complete after {limits.BODY_READ_S:.0f} s"
             raise BadRequest(Code.INVALID_BODY, detail, headers=CLOSE) from None
 
-    def inflate(self, inflater: Inflater, data: bytes, bytes_max: int) -> bytes | None:
+    def pieces(self, inflater: Inflater, data: bytes) -> Iterator[bytes]:
+        """What `data` becomes, piece by piece. Raises BadRequest (INVALID_BODY)."""
+        for piece in inflater.feed(data):
+            self.inflated_bytes += len(piece)
+            yield piece
+
+    def _inflated(self, inflater: Inflater, data: bytes, bytes_max: int) -> bytes | None:
         """What `data` becomes, or None when that is more than `bytes_max`. Raises BadRequest (INVALID_BODY)."""
         pieces, size = [], 0
-        for piece in inflater.feed(data):
+        for piece in self.pieces(inflater, data):
             size += len(piece)
-            self.inflated_bytes += len(piece)
             if size > bytes_max:
                 return None
             pieces.append(piece)
@@ -70,7 +76,7 @@ class Bodies:
         room, received = self.bytes_max, 0
         while True:
             received += len(body)
-            part = body if inflater is None else self.inflate(inflater, body, room)
+            part = body if inflater is None else self._inflated(inflater, body, room)
             if part is None or len(part) > room:
                 if more:
                     await discard(headers, receive, received)

@@ -16,6 +16,7 @@ from broker.errors import BrokerError
 from broker.http.problems import BadRequest, Form, answer_bad_request, answer_broker_error, answer_bug, answer_with
 from broker.http.request import (
     ClientLeft,
+    Headers,
     Receive,
     Request,
     Scope,
@@ -61,7 +62,7 @@ class Endpoint:
             if scope["method"] == "OPTIONS":
                 response: Response | LiveResponse = Response(204, list(PREFLIGHT))
             else:
-                response = await self._respond(self._request(scope, headers, request_id), receive)
+                response = await self._respond(request_of(scope, headers, request_id, self.prefix), receive)
         except ClientLeft:
             return
         except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
@@ -72,13 +73,6 @@ class Endpoint:
         else:
             self._traffic.count(response.status)
             await send_response(send, response, id_bytes)
-
-    def _request(self, scope: Scope, headers: dict[bytes, bytes], request_id: str) -> Request:
-        target = raw_path_of(scope)
-        path = decode_path(target[len(scope.get("root_path", "")) + len(self.prefix) :])
-        return Request(
-            scope["method"], path, headers, scope["query_string"], target, request_id, scope.get("scheme", "http")
-        )
 
     async def _send_live(self, response: LiveResponse, request_id: bytes, receive: Receive, send: Send) -> None:
         try:
@@ -91,6 +85,17 @@ class Endpoint:
             self._traffic.bugs += 1
             # The status has been sent: only an end without an end tells the reader that it must come back.
             log.exception("request %s failed while it was streamed", request_id.decode())
+
+
+def request_of(scope: Scope, headers: Headers, request_id: str, prefix: bytes) -> Request:
+    """The request of an HTTP or WebSocket connection whose raw path behind `root_path` begins with `prefix`.
+
+    Raises BadRequest (INVALID_PATH).
+    """
+    target = raw_path_of(scope)
+    path = decode_path(target[len(scope.get("root_path", "")) + len(prefix) :])
+    method = scope.get("method", "GET")
+    return Request(method, path, headers, scope["query_string"], target, request_id, scope.get("scheme", "http"))
 
 
 def answer_error(error: Exception, request_id: str, traffic: Traffic, form: Form = answer_with) -> Response:

@@ -1,0 +1,201 @@
+"""NDJSON uploads: `POST …/chunks` with a body that lasts as long as the answer it carries.
+
+Each line is a batch, a JSON array of chunks or one chunk, and the response is lines too: acks, as batches become
+durable. Empty lines say that the client is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from broker import limits
+from broker.core.state import media_type
+from broker.errors import BrokerError
+from broker.http import session_api, session_requests as requests
+from broker.http.bodies import CLOSE, Bodies, discard, part_of
+from broker.http.coding import Inflater, inflater_of
+from broker.http.endpoint import answer_error, request_of
+from broker.http.problems import BadRequest, answer_bad_request
+from broker.http.request import ClientLeft, Headers, Receive, Scope, headers_of, raw_path_of, request_id_of
+from broker.http.response import COMMON, Header, Response, Send, send_response
+from broker.http.session_routes import target_of
+from broker.http.upload import Ack, End, Finished, Upload, Uploads, error_of
+from consumer.wire import NDJSON, Code
+
+log = logging.getLogger("streamfold.http")
+
+_encode: Final = msgspec.json.Encoder().encode
+_HEADERS: Final[tuple[Header, ...]] = (
+    (b"content-type", NDJSON.encode()),
+    # A proxy that stores, compresses or buffers acks delays them until it has enough of them.
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+    # One upload, one connection: what a client still writes when this is over must not pass for its next request.
+    *CLOSE,
+)
+_CHUNKS: Final = b"/chunks"
+
+
+class Lines:
+    """Cuts what arrives into lines, with a bound on each."""
+
+    def __init__(self, line_bytes_max: int) -> None:
+        self._line_bytes_max = line_bytes_max
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        """The lines that `data` completes, without their ends. Raises BadRequest (BODY_TOO_LARGE)."""
+        head, newline, tail = data.partition(b"\n")
+        self._rest += head  # in place: a long line in small parts is not copied for each of them
+        self._require_short(len(self._rest))
+        if not newline:
+            return
+        first, self._rest = bytes(self._rest), bytearray()
+        *lines, rest = tail.split(b"\n")
+        yield first
+        for line in lines:
+            self._require_short(len(line))
+            yield line
+        self._rest += rest
+        self._require_short(len(rest))
+
+    def end(self) -> bytes:
+        """The last line, which needs no end where the body has one."""
+        return bytes(self._rest)
+
+    def _require_short(self, size: int) -> None:
+        if size > self._line_bytes_max:
+            raise BadRequest(Code.BODY_TOO_LARGE, f"a line of more than {self._line_bytes_max} bytes")
+
+
+class NdjsonEndpoint:
+    """See the module. An ASGI application: an upload reads and writes at the same time."""
+
+    def __init__(self, uploads: Uploads, bodies: Bodies) -> None:
+        self._uploads = uploads
+        self._bodies = bodies
+
+    @staticmethod
+    def takes(scope: Scope) -> bool:
+        """Whether this HTTP request under the session API's prefix is an upload."""
+        if scope["method"] != "POST" or not raw_path_of(scope).endswith(_CHUNKS):
+            return False
+        told = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        return media_type(told.decode("latin-1")) == NDJSON
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry out one upload."""
+        headers = headers_of(scope["headers"])
+        exchange = _Exchange(self._uploads, self._bodies, headers, receive, send)
+        try:
+            request = request_of(scope, headers, exchange.request_id.decode(), session_api.PREFIX)
+            target = target_of(request.method, request.path)
+            seq, inflater = requests.seq_of(headers), inflater_of(headers)
+            with self._uploads.upload("ndjson", request, target) as upload:
+                reading = functools.partial(exchange.read, upload, seq, inflater)
+                await upload.run(reading, functools.partial(exchange.write, upload))
+        except (BadRequest, BrokerError) as error:
+            await exchange.refuse(answer_error(error, exchange.request_id.decode(), self._uploads.traffic))
+        except Exception:
+            self._uploads.traffic.bugs += 1
+            # An answer that has begun cannot take it back: only an end without an end tells the client.
+            log.exception("upload %s failed", exchange.request_id.decode())
+
+
+class _Exchange:
+    """The two directions of one upload's connection."""
+
+    def __init__(self, uploads: Uploads, bodies: Bodies, headers: Headers, receive: Receive, send: Send) -> None:
+        self.request_id = request_id_of(headers)
+        self._uploads = uploads
+        self._bodies = bodies
+        self._headers = headers
+        self._receive = receive
+        self._send = send
+        self._more = True  # whether the body goes on
+
+    async def read(self, upload: Upload, seq: int, inflater: Inflater | None) -> None:
+        """Put every line. Raises BadRequest, BrokerError, ClientLeft."""
+        lines, begun = Lines(self._bodies.bytes_max), False
+        while self._more:
+            part = await self._part(limits.UPLOAD_SILENCE_S if begun else limits.BODY_READ_S)
+            for piece in (part,) if inflater is None else self._bodies.pieces(inflater, part):
+                for line in lines.feed(piece):
+                    if line.strip():
+                        await upload.put(seq, line)
+                        seq, begun = seq + 1, True
+                    else:
+                        await upload.keep_alive()
+                    if upload.is_over:
+                        return
+                await asyncio.sleep(0)  # a small part may have become a thousand pieces: others have their turn
+        if inflater is not None:
+            inflater.end()
+        if last := lines.end().strip():
+            await upload.put(seq, last)
+        upload.close()
+
+    async def _part(self, wait_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(wait_s):
+                part, self._more = await part_of(self._receive)
+        except TimeoutError:
+            raise BadRequest(Code.INVALID_BODY, f"nothing came for {wait_s:.0f} s") from None
+        return part
+
+    async def write(self, upload: Upload) -> None:
+        """Tell acks and the end."""
+        news = await upload.news()
+        if isinstance(news, Finished) and upload.ack is None:
+            news = answer_bad_request(BadRequest(Code.EMPTY_BODY, "no line has a batch"), self.request_id.decode())
+        if isinstance(news, Response):
+            await upload.stop_reading()
+            await self.refuse(news)
+        elif news is not None:
+            await self._write_lines(upload, news)
+
+    async def _write_lines(self, upload: Upload, news: Ack | End | None) -> None:
+        await self._begin()
+        while isinstance(news, Ack):
+            await self._send_body(_encode(news) + b"\n")
+            news = await upload.news()
+        if isinstance(news, Finished):
+            await self._send_body(_done(upload.ack))
+        elif news is not None:
+            await self._send_body(error_of(news) + b"\n")
+            await upload.stop_reading()
+            await self._run_out()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def refuse(self, response: Response) -> None:
+        """Answer an upload of which nothing was acknowledged."""
+        self._uploads.traffic.count(response.status)
+        await self._run_out()
+        headers = [*response.headers, *CLOSE] if CLOSE[0] not in response.headers else response.headers
+        await send_response(self._send, Response(response.status, headers, response.body), self.request_id)
+
+    async def _run_out(self) -> None:
+        if self._more:
+            with suppress(ClientLeft):
+                await discard(self._headers, self._receive)
+
+    async def _begin(self) -> None:
+        self._uploads.traffic.count(200)
+        durability = self._uploads.partition.durability.encode()
+        headers = [*COMMON, (b"x-request-id", self.request_id), *_HEADERS, (b"stream-durability", durability)]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _send_body(self, body: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _done(ack: Ack | None) -> bytes:
+    """The last ack once more, as the last line of an upload that ended well."""
+    return _encode(ack)[:-1] + b',"done":true}\n'

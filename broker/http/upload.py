@@ -1,0 +1,404 @@
+"""An upload in progress: batches of one generation over one connection, acknowledged as they become durable.
+
+The same for every way that batches come in; `ndjson` and `websocket` only say how a batch and an ack look on the wire.
+Batches are proposed as they arrive and in their order, without waiting for one another's commit, within a window. Acks
+are cumulative, so only the newest matters: a client that reads slowly gets fewer of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from broker import limits
+from broker.core.entry import Entry, Kind
+from broker.core.offset import format_offset
+from broker.core.outcome import Outcome, Result
+from broker.core.page import Page, records
+from broker.core.state import Generation
+from broker.errors import EngineStopped, Overloaded, Unavailable
+from broker.http import session_answers as answers, session_requests as requests
+from broker.http.endpoint import answer_error
+from broker.http.problems import BadRequest
+from broker.http.request import ClientLeft, Request
+from broker.http.response import Response
+from broker.http.session_routes import Target
+from broker.http.traffic import Traffic
+from broker.partition import Partition
+from consumer.plain import JSONObject
+from consumer.wire import ENDED, Reason
+
+
+class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
+    """Every batch of the generation up to `seq` is durable; behind it the session's stream stands at `offset`.
+
+    No `offset` for a copy of a batch so old that nobody remembers where it landed.
+    """
+
+    seq: int
+    fence: int
+    generation_id: str
+    offset: str | None = None
+    duplicate: bool = False
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """The client has no more to say, and all that it said is durable. `answer` is its finish's, if that came too."""
+
+    answer: Response | None = None
+
+
+End = Response | Finished
+"""How an upload ends: a problem, or well."""
+
+
+class Uploads:
+    """Those of one broker, counted, bounded, and ended when it stops."""
+
+    def __init__(self, partition: Partition, traffic: Traffic, uploads_max: int = limits.UPLOADS_MAX) -> None:
+        self.partition = partition
+        self.traffic = traffic
+        self.begun: Counter[str] = Counter()
+        """Uploads by the way they came in."""
+        self.refusals = 0
+        """Uploads that ended because a batch of theirs was refused, or not written."""
+        self.batches = 0
+        """Accepted or duplicate."""
+        self._uploads_max = uploads_max
+        self._open: dict[Upload, str] = {}
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    @property
+    def open(self) -> Counter[str]:
+        """How many are in progress, by the way they came in."""
+        return Counter(self._open.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Batches proposed and not yet durable."""
+        return sum(upload.in_flight for upload in self._open)
+
+    @contextmanager
+    def upload(self, mode: str, request: Request, target: Target) -> Iterator[Upload]:
+        """A new one, for as long as this lasts. Raises BadRequest, Overloaded when there are too many, Unavailable."""
+        if self.partition.draining:
+            raise leaving()
+        if len(self._open) >= self._uploads_max:
+            raise Overloaded(f"{len(self._open)} uploads are open")
+        upload = Upload(self, request, target)
+        self.begun[mode] += 1
+        self._open[upload] = mode
+        self._none_open.clear()
+        try:
+            yield upload
+        finally:
+            del self._open[upload]
+            if not self._open:
+                self._none_open.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let each tell its last ack and end, and return when they have, or after `timeout_s`."""
+        for upload in list(self._open):
+            upload.fail(leaving())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._none_open.wait()
+        except TimeoutError:
+            return
+
+
+def leaving() -> Unavailable:
+    """Why an upload ends when the broker does."""
+    return Unavailable("the broker is shutting down")
+
+
+class Upload:
+    """See the module.
+
+    Whoever reads from the client calls `put`, `finish`, `keep_alive` and at last `close`; whoever writes to it awaits
+    `news`. `run` runs both.
+    """
+
+    def __init__(self, uploads: Uploads, request: Request, target: Target) -> None:
+        self.request = request
+        self.target = target
+        self.in_flight = 0
+        """Entries proposed of which nothing was heard: at most `limits.UPLOAD_IN_FLIGHT_MAX`."""
+        self.ack: Ack | None = None
+        """The newest; its seq only rises."""
+        self._uploads = uploads
+        self._partition = uploads.partition
+        self._parameters = requests.write_parameters(request.query)
+        self._in_flight_bytes = 0
+        self._generation: Generation | None = None  # as of the newest outcome
+        self._position = 0  # of the session's stream behind the newest ack
+        self._ack_told = True
+        self._end: End | None = None  # told once nothing is in flight
+        self._left = False
+        self._refused = False  # something in flight was, so what was proposed behind it is not acknowledged
+        self._keep_alive_s = 0.0  # on the loop's clock: when the lease is to be renewed next
+        self._changed = asyncio.Event()  # for `news`
+        self._settled = asyncio.Event()  # something in flight is no more, or this is over
+        self._quiet = asyncio.Event()  # the generation is there and nothing is in flight, or this is over
+        self._reading: asyncio.Task[None] | None = None
+        self._patience: asyncio.Timeout | None = None  # runs from the end on
+
+    async def run(self, read: Callable[[], Awaitable[None]], write: Callable[[], Awaitable[None]]) -> None:
+        """Carry it out: until `write` returns, the client leaves, or it takes nothing for too long after the end.
+
+        `write` belongs to the caller. What `read` raises ends the upload: ClientLeft for nobody to hear, anything else
+        as the problem that it is.
+        """
+        self._reading = asyncio.create_task(self._guarded(read))
+        watching = asyncio.create_task(self._guarded(self._watch))
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                await write()
+        except TimeoutError:
+            return
+        finally:
+            self._left = True
+            watching.cancel()
+            await self.stop_reading()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def stop_reading(self) -> None:
+        """`read` reads no more."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except ClientLeft:
+            self.leave()
+        except Exception as error:  # noqa: BLE001 -- `fail` tells them apart
+            self.fail(error)
+
+    # -- for whoever reads -------------------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._end is not None or self._left
+
+    async def put(self, seq: int, body: bytes) -> None:
+        """Take batch `seq`: a chunk, or an array of chunks. Waits for room. Raises BadRequest, BrokerError."""
+        try:
+            entry = requests.batch_of(self.request, self.target, self._parameters, seq, body)
+        except BadRequest as error:
+            raise BadRequest(error.code, f"batch {seq}: {error.detail}") from None
+        await self._propose(entry)
+
+    async def finish(self, seq: int, body: bytes) -> None:
+        """Take the generation's finish, batch `seq`; when it is durable, that is the end. Raises as `put`."""
+        await self._propose(requests.finish_of(self.request, self.target, self._parameters, seq, body))
+
+    async def keep_alive(self) -> None:
+        """The client says that it is there: renew the lease of the generation, where that is due. Raises as `put`."""
+        if self._generation is not None and _clock() >= self._keep_alive_s:
+            await self._renew()
+
+    def close(self) -> None:
+        """The client has said all; this ends well once it is durable."""
+        if self._end is None:
+            self._set_end(Finished())
+
+    def fail(self, error: Exception) -> None:
+        """End with `error`, once what is in flight is settled; what that says, or an end that there is, comes first."""
+        if self._end is None:
+            self._set_end(answer_error(error, self.request.request_id, self._uploads.traffic))
+
+    def leave(self) -> None:
+        """The client is gone: nobody is to be told anything."""
+        self._left = True
+        self._wake()
+
+    # -- for whoever writes ------------------------------------------------------------------------------------------
+
+    async def news(self) -> Ack | End | None:
+        """What is to be told next: the newest ack, or the end behind the last; None when the client has left."""
+        while True:
+            self._changed.clear()
+            if self._left:
+                return None
+            at_end = self._end is not None and not self.in_flight
+            if at_end and isinstance(self._end, Finished):
+                return self._end
+            if not self._ack_told:
+                self._ack_told = True
+                return self.ack
+            if at_end:
+                return self._end
+            await self._changed.wait()
+
+    async def stop_request(self) -> JSONObject | None:
+        """Who asked for the stop that ended the generation, and why; None where none did."""
+        generation = self._generation
+        if generation is None or generation.reason != Reason.STOPPED or self.ack is None:
+            return None
+        stream = await self._partition.stream(self.target.path)
+        if stream is None or stream.incarnation != generation.incarnation:
+            return {}
+        page = await self._partition.read(self.target.path, stream, self._position, limits.READ_BYTES_MAX)
+        return {} if page is None else _stop_in(page, generation.generation_id)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _propose(self, entry: Entry) -> None:
+        while self._is_full(entry) and not self.is_over:
+            self._settled.clear()
+            await self._settled.wait()
+        if not self._partition.has_room(entry):
+            await self._partition.wait_for_room(entry)
+        if self.is_over:
+            return
+        self._quiet.clear()
+        self.in_flight += 1
+        self._in_flight_bytes += len(entry.body)
+        try:
+            self._partition.propose_for(_Proposed(self, entry), entry)
+        except EngineStopped:
+            self._settle(entry)
+            raise
+
+    def _is_full(self, entry: Entry) -> bool:
+        size_bytes = self._in_flight_bytes + len(entry.body)
+        return self.in_flight >= limits.UPLOAD_IN_FLIGHT_MAX or (
+            self.in_flight > 0 and size_bytes > limits.UPLOAD_IN_FLIGHT_BYTES_MAX
+        )
+
+    def told(self, entry: Entry, outcome: Outcome) -> None:
+        """What an entry did. Never raises: others wait behind this."""
+        if not self._refused:
+            try:
+                self._take(entry, outcome)
+            except Exception as error:  # noqa: BLE001 -- a bug of ours, and this upload's alone
+                self._refuse(answer_error(error, self.request.request_id, self._uploads.traffic))
+        self._settle(entry)
+
+    def told_error(self, entry: Entry, error: Exception) -> None:
+        """Why there is no outcome. Never raises, as above."""
+        if not self._refused:
+            self._refuse(answer_error(error, self.request.request_id, self._uploads.traffic))
+        self._settle(entry)
+
+    def _take(self, entry: Entry, outcome: Outcome) -> None:
+        if outcome.generation is not None:
+            self._generation = outcome.generation
+        if outcome.result is Result.REFUSED:
+            self._refuse(self._answer(entry, outcome))
+            return
+        generation = outcome.generation
+        if generation is None:  # an accepted write always has one
+            raise TypeError(f"an outcome of kind {entry.kind} without its generation")
+        self._keep_alive_s = _clock() + generation.lease_ms / 3000
+        if entry.kind == Kind.HEARTBEAT:
+            return
+        self._uploads.batches += 1
+        if entry.kind == Kind.FINISH:
+            self._set_end(Finished(self._answer(entry, outcome)))
+        elif self.ack is None or entry.seq > self.ack.seq:
+            self._acknowledge(entry, outcome, generation)
+
+    def _acknowledge(self, entry: Entry, outcome: Outcome, generation: Generation) -> None:
+        position, offset = outcome.next_position, None
+        if position is not None:
+            self._position = position
+            offset = format_offset(position, generation.incarnation)
+        is_copy = outcome.result is Result.DUPLICATE
+        self.ack = Ack(entry.seq, generation.fence, generation.generation_id, offset, is_copy)
+        self._ack_told = False
+
+    def _answer(self, entry: Entry, outcome: Outcome) -> Response:
+        return answers.answer(self.target, entry, outcome, self._partition.durability)
+
+    def _refuse(self, response: Response) -> None:
+        """What was proposed first has been refused: that is how this ends, whatever came to the reader's mind since."""
+        self._refused = True
+        self._uploads.refusals += 1
+        self._set_end(response)
+
+    def _set_end(self, end: End) -> None:
+        self._end = end
+        if self._patience is not None and self._patience.when() is None:
+            self._patience.reschedule(_clock() + limits.UPLOAD_STALL_S)
+        self._wake()
+
+    def _settle(self, entry: Entry) -> None:
+        self.in_flight -= 1
+        self._in_flight_bytes -= len(entry.body)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._settled.set()
+        if self.is_over or (self._generation is not None and not self.in_flight):
+            self._quiet.set()
+
+    async def _watch(self) -> None:
+        """End this when its generation ends while nothing is in flight that would be told so.
+
+        Not where it had ended before: then these are copies of what was accepted, and they are told that.
+        """
+        path = self.target.path
+        while True:
+            await self._quiet.wait()
+            known = self._generation
+            if self.is_over or known is None or known.status in ENDED:
+                return
+            stream = await self._partition.stream(path)
+            now = await self._partition.generation(path, known.generation_id)
+            if self._partition.draining:
+                raise leaving()
+            if stream is None or now is None or now.status in ENDED:
+                await self._renew()  # its refusal says all that there is to say
+            else:
+                await self._partition.wait(path, stream.incarnation, stream.tail, limits.UPLOAD_WATCH_S)
+
+    async def _renew(self) -> None:
+        await self._propose(requests.heartbeat_of(self.request, self.target))
+
+
+class _Proposed:
+    """A `partition.Waiter` that tells the upload at once, so that outcomes keep their order."""
+
+    __slots__ = ("_entry", "_upload")
+
+    def __init__(self, upload: Upload, entry: Entry) -> None:
+        self._upload = upload
+        self._entry = entry
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, outcome: Outcome) -> None:
+        self._upload.told(self._entry, outcome)
+
+    def set_exception(self, error: Exception) -> None:
+        self._upload.told_error(self._entry, error)
+
+
+def error_of(response: Response) -> bytes:
+    """The JSON object that tells of a refusal in the midst of an upload."""
+    return b'{"error":%b}' % response.body
+
+
+def _stop_in(page: Page, generation_id: str) -> JSONObject:
+    """What the stop record of a generation says of who and why."""
+    begins = b'{"type":"stop","key":"%b"' % generation_id.encode()
+    for record in records(page):
+        if record.startswith(begins):
+            told: JSONObject = msgspec.json.decode(record)["value"]
+            return {name: told[name] for name in ("requestedBy", "reason") if name in told}
+    return {}
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
