@@ -5,6 +5,7 @@ BrokerError
 │   └── Overloaded     503, retry: a bound is reached
 ├── OutcomeUnknown     503, retry the same bytes: it may have been done, or not
 │   └── EngineStopped  the same for everything from here on: the disk's answer cannot be trusted any more
+│       └── Diverged   … or what this process made of the log, which is not what others made of it
 └── StartError         the process ends with a message for the operator
     ├── DataDirInUse
     ├── NewerFormat
@@ -38,6 +39,10 @@ class OutcomeUnknown(BrokerError):
 
 class EngineStopped(OutcomeUnknown):
     """The engine acknowledges nothing any more (a failed fsync, a bug in apply). It never resumes by itself."""
+
+
+class Diverged(EngineStopped):
+    """Two replicas made different states of the same log. The store of this one is not to be used any more."""
 
 
 class StartError(BrokerError):

@@ -105,6 +105,28 @@ ROWS_MAX: Final = 100_000
 PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
 """How long a silent proposer is remembered; its stragglers cannot live longer in any journal's client."""
 
+# -- a cluster's journal -----------------------------------------------------------------------------------------
+RECORD_BYTES: Final = 1 * MIB
+"""Entries that wait share a record up to about this: above what one produce batch needs to be cheap, below what holds
+everybody up behind it."""
+RECORD_BYTES_MAX: Final = 6 * MIB
+"""What the topic takes: one body of BODY_BYTES_MAX with the lengths and ids of its records, beside a record that was
+not yet full."""
+CLUSTER_WAIT_S: Final = 15.0
+"""From proposing an entry to an answer, of whatever kind: above the three to five seconds that losing a node of Kafka
+takes, below the patience of HTTP clients."""
+SETTLE_PAUSE_S_MIN: Final = 0.05
+SETTLE_PAUSE_S_MAX: Final = 2.0
+"""Between two tries to find out what became of a record."""
+CLUSTER_CLOSE_S: Final = 10.0
+"""How long a stop waits for what was proposed to come back: see DRAIN_S."""
+CATCH_UP_S: Final = 5.0
+"""How long a read that finds nothing waits to have seen what others wrote before it."""
+AUDIT_S: Final = 10.0
+"""How often replicas of a partition that changes compare what they have made of it."""
+CHAINS_KEPT: Final = 8_192
+"""Records behind the newest one that an audit may speak of: some seconds at full speed."""
+
 # -- streams and sessions ----------------------------------------------------------------------------------------
 PRODUCERS_MAX: Final = 10_000
 """Idempotent producers of one stream."""

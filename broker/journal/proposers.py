@@ -30,15 +30,16 @@ class Proposers:
             msgspec.msgpack.decode(stored, type=dict[int, tuple[int, int]]) if stored else {}
         )
 
-    def admit(self, boot: int, number: int, now_ms: int) -> bool:
-        """Whether the record is the first of its number; it is then remembered."""
+    def is_late(self, boot: int, number: int) -> bool:
+        """Whether a record is void: one with this number, or a higher one, has been before it."""
         seen = self._seen.get(boot)
-        if seen is None:
+        return seen is not None and number <= seen[0]
+
+    def note(self, boot: int, number: int, now_ms: int) -> None:
+        """A record that is not late has been applied."""
+        if boot not in self._seen:
             self._forget_idle(now_ms)
-        elif number <= seen[0]:
-            return False
         self._seen[boot] = number, now_ms
-        return True
 
     def retire(self, boot: int, now_ms: int) -> None:
         """That boot is over: whatever of it still comes is void."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from broker.core.entry import Entry
 from broker.data_dir import DataDir
 from broker.journal import Commit, Journal, Refused
+from broker.journal.cluster import ClusterJournal
 from broker.journal.memory import MemoryJournal
 from broker.journal.sqlite import SqliteJournal
 from broker.sqlite import WAL_BYTES, Connect, connect
+from tests.broker.journal.memory_log import MemoryLog, Records
 
 UUID = b"store of a test."
 
@@ -67,9 +69,14 @@ class Bench:
         self.data_dir.uuid = UUID
         self.connect: Connect = connect
         self.wal_bytes = WAL_BYTES
+        self.records = Records(lambda: self.wall_ms)
+        self.marks: dict[int, bytes] = {}
+        """What a store would have, by index."""
         self._open: list[Journal] = []
 
     def make(self) -> Journal:
+        if self.engine == "cluster":
+            return ClusterJournal(MemoryLog(self.records), monotonic_ms=lambda: self.monotonic_ms)
         if self.engine == "memory":
             return MemoryJournal(wall_ms=lambda: self.wall_ms, monotonic_ms=lambda: self.monotonic_ms)
         return SqliteJournal(
@@ -84,13 +91,20 @@ class Bench:
         """A journal behind a store that stands there."""
         journal = self.make()
         self._open.append(journal)
-        await journal.open(applied_index, applied_time_ms)
+        await journal.open(applied_index, applied_time_ms, self.marks.get(applied_index, b""))
         return journal
 
     async def started(self, applied_index: int = 0, applied_time_ms: int = 0) -> tuple[Journal, Heard]:
         """The same, taking proposals."""
         journal, heard = await self.opened(applied_index, applied_time_ms), Heard()
-        journal.start(heard.deliver, heard.stop)
+
+        def deliver(told: Commit | Refused) -> None:
+            heard.deliver(told)
+            if isinstance(told, Commit) and not journal.lone_proposer:
+                journal.applied(told, ())
+                self.marks[told.first_index + len(told.entries) - 1] = journal.mark()
+
+        journal.start(deliver, heard.stop)
         return journal, heard
 
     async def aclose(self) -> None:

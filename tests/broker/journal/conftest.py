@@ -9,9 +9,17 @@ from broker.core.entry import Entry, Kind
 from tests.broker.journal.bench import Bench
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "cluster"])
 async def each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench of each engine."""
+    bench = Bench(request.param, tmp_path / "data")
+    yield bench
+    await bench.aclose()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def alone(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A bench of each engine whose time is this process's own."""
     bench = Bench(request.param, tmp_path / "data")
     yield bench
     await bench.aclose()

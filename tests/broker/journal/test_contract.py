@@ -75,21 +75,21 @@ async def test_indexes_go_on_after_everything_was_trimmed(each: Bench, entry: Ma
     assert heard.indexes == [6]
 
 
-async def test_time_runs_with_the_monotonic_clock_whatever_the_wall_clock_does(each: Bench, entry: MakeEntry) -> None:
-    journal, heard = await each.started()
-    each.wall_ms -= 500_000
-    each.monotonic_ms += 40
+async def test_time_runs_with_the_monotonic_clock_whatever_the_wall_clock_does(alone: Bench, entry: MakeEntry) -> None:
+    journal, heard = await alone.started()
+    alone.wall_ms -= 500_000
+    alone.monotonic_ms += 40
     journal.propose(entry(1))
     await heard.until(lambda: heard.commits)
-    each.monotonic_ms += 2
+    alone.monotonic_ms += 2
     assert heard.commits[0].time_ms == 1_000_040
     assert journal.now_ms() == 1_000_042
 
 
-async def test_time_goes_on_from_the_store_when_the_wall_clock_has_stepped_back(each: Bench, entry: MakeEntry) -> None:
-    each.wall_ms = 400
-    journal, heard = await each.started(applied_index=9, applied_time_ms=2_000_000)
-    each.monotonic_ms += 5
+async def test_time_goes_on_from_the_store_when_the_wall_clock_has_stepped_back(alone: Bench, entry: MakeEntry) -> None:
+    alone.wall_ms = 400
+    journal, heard = await alone.started(applied_index=9, applied_time_ms=2_000_000)
+    alone.monotonic_ms += 5
     journal.propose(entry(1))
     await heard.until(lambda: heard.commits)
     assert heard.commits[0].time_ms == 2_000_005

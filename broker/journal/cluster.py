@@ -1,0 +1,422 @@
+"""The journal of a cluster: entries in a log that other processes write to as well. Every one of them applies all.
+
+What `SharedLog` leaves to be done is here: late and double copies are void, unknown fates are settled, time is made to
+rise, indexes count entries without gaps whatever else the log holds, and replicas compare what they made of it.
+
+A record holds the entries that waited together; it may hold none. So an index counts entries, a position counts
+records, and the `Mark` that is stored with an index says which position it stands at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import struct
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import msgspec
+
+from broker import limits
+from broker.core.entry import Entry, UnknownFormat, decode as decode_entry
+from broker.core.outcome import Outcome
+from broker.errors import BrokerError, Damaged, Diverged, EngineStopped, NewerFormat, StartError, Unavailable
+from broker.journal import Commit, Refused
+from broker.journal.clock import Milliseconds, monotonic_ms
+from broker.journal.cluster_record import Audit, Envelope, Mark, Meta, decode, decode_mark, encode, encode_mark
+from broker.journal.cluster_writer import RecordWriter
+from broker.journal.proposers import Proposers
+from broker.journal.shared_log import LogLost, LogRecord, SharedLog
+from consumer.wire import Durability
+
+log = logging.getLogger("streamfold.journal")
+
+TICK_S: Final = 0.25
+"""How often overdue proposals and due audits are looked for."""
+_NOWHERE: Final = Meta(b"", 0, 1)
+_numbers = struct.Struct("<QQ")
+_encode_facts = msgspec.msgpack.Encoder().encode
+
+
+class Counts:
+    """What a cluster's journal has seen, as plain numbers for the metrics to read."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.void = 0  # late or double copies
+        self.foreign = 0  # somebody else's
+        self.audits = 0  # that agreed
+
+
+class _Taken(NamedTuple):
+    """A record in hand: read, and not yet applied."""
+
+    record: LogRecord
+    envelope: Envelope
+    commit: Commit | None  # None when it is the journal's own business
+
+
+class ClusterJournal:
+    """A `Journal` over a `SharedLog`, which is this one's alone."""
+
+    lone_proposer: bool = False
+
+    def __init__(
+        self,
+        log: SharedLog,
+        *,
+        durability: Durability = Durability.REPLICATED,
+        partition: int = 0,
+        partitions: int = 1,
+        monotonic_ms: Milliseconds = monotonic_ms,
+        quarantine: Callable[[str], None] = lambda _: None,
+        wait_s: float = limits.CLUSTER_WAIT_S,
+        audit_s: float = limits.AUDIT_S,
+    ) -> None:
+        self.durability = durability
+        self.counts = Counts()
+        self._log = log
+        self._partition, self._partitions = partition, partitions
+        self._monotonic_ms = monotonic_ms
+        self._quarantine = quarantine
+        self._audit_s = audit_s
+        self._boot = int.from_bytes(os.urandom(8), "big") >> 1 or 1
+        self._boot_before = 0  # who had this store before; whatever of it still comes is void
+        self._writer = RecordWriter(log, self._boot, self._read_past, self._refuse, wait_s)
+
+        self._meta = _NOWHERE
+        self._index = 0  # of the newest applied entry
+        self._position = 0  # of the next record to apply
+        self._time_ms = 0  # of the newest record; never goes back
+        self._time_seen_ms = 0  # when that was, by the monotonic clock
+        self._told_ms = 0  # the latest that `now_ms` has said
+        self._chain = b""  # of hashes, over all outcomes before _position
+        self._chains: OrderedDict[int, bytes] = OrderedDict()  # by position, those of late
+        self._audited_chain = b""  # that of the last audit read, whoever wrote it
+        self._audit_due = 0.0
+        self._proposers = Proposers()
+
+        self._ready: deque[LogRecord] = deque()  # read, and not yet looked at
+        self._taken: _Taken | None = None
+        self._replay_end = 0
+        self._went_on = asyncio.Event()  # a record was applied
+        self._readers: list[tuple[int, asyncio.Future[None]]] = []  # who waits for a position to be behind us
+        self._asking = asyncio.Lock()
+        self._asked, self._end = 0, 0  # how often the log's end was asked for, and the answer
+        self._deliver: Callable[[Commit | Refused], None] | None = None
+        self._stopped: Callable[[Exception], None] | None = None
+        self._error: EngineStopped | None = EngineStopped("the journal is not started")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    # -- the port ----------------------------------------------------------------------------------------------------
+
+    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:
+        """As in `Journal`. Raises Damaged too when the log is not the store's, or has lost what the store has."""
+        self._index, self._time_ms, self._time_seen_ms = applied_index, applied_time_ms, self._monotonic_ms()
+        await self._log.open()
+        try:
+            first, end = await self._log.bounds()
+            if mark:
+                self._resume(decode_mark(mark), first, end)
+            elif applied_index:
+                raise Damaged("the store was made by another engine", "name an empty folder with --data-dir")
+            elif first > 0:
+                raise StartError(
+                    f"the log begins at position {first}: what was before it is gone",
+                    "copy the data folder of another node, while that is stopped, and start with the copy",
+                )
+            if first == 0:
+                await self._find_meta(end)
+            _, self._replay_end = await self._log.bounds()
+        except Unavailable as error:
+            raise StartError(f"the log does not answer: {error}") from error
+        self._log.seek(self._position)
+
+    async def replay(self) -> AsyncIterator[Commit]:
+        """As in `Journal`: up to where the log ended at `open`."""
+        while self._position < self._replay_end:
+            taken = await self._take()
+            if taken.commit is None:
+                self._advance(())
+            else:
+                yield taken.commit
+
+    def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
+        """As in `Journal`."""
+        self._deliver, self._stopped, self._error = deliver, stopped, None
+        # The first record of this life: it voids what an earlier one may have left under way, and tells the time.
+        self._writer.add(Envelope(0, 0, retired=self._boot_before))
+        self._put_audit_off()
+        self._tasks = [
+            asyncio.create_task(self._run(self._read_forever), name="journal: read"),
+            asyncio.create_task(self._run(self._writer.run), name="journal: write"),
+            asyncio.create_task(self._run(self._tick_forever), name="journal: tick"),
+        ]
+
+    def propose(self, entry: Entry) -> None:
+        """As in `Journal`."""
+        if self._error is not None or self._closed:
+            raise self._error or EngineStopped("the journal is closed")
+        self._writer.propose(entry)
+
+    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
+        """As in `Journal`."""
+        if self._taken is None or self._taken.commit is not commit:
+            raise RuntimeError("what was applied is not what was handed back")
+        self._advance(outcomes)
+
+    def mark(self) -> bytes:
+        """As in `Journal`."""
+        return encode_mark(Mark(self._meta, self._position, self._chain, self._proposers.stored(), self._boot))
+
+    async def catch_up(self) -> bool:
+        """As in `Journal`; those who ask at the same time share an answer."""
+        try:
+            async with asyncio.timeout(limits.CATCH_UP_S):
+                await self._read_past(await self._end_now() - 1)
+        except TimeoutError:
+            raise Unavailable("this node has not caught up with what others wrote") from None
+        return True
+
+    def trim(self, index: int) -> None:
+        """Nothing is dropped: whoever has lost its store needs all of the log."""
+
+    def now_ms(self) -> int:
+        """The time of the newest record, carried forward; never goes back."""
+        now_ms = self._time_ms + self._monotonic_ms() - self._time_seen_ms
+        self._told_ms = max(self._told_ms, now_ms)
+        return self._told_ms
+
+    async def aclose(self) -> None:
+        """As in `Journal`; what the log does not take by then stays unknown."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._error is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.CLUSTER_CLOSE_S):
+                    await self._writer.idle()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._error = self._error or EngineStopped("the journal is closed")
+        self._tell_readers(self._error)
+        await self._log.aclose()
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _resume(self, mark: Mark, first: int, end: int) -> None:
+        """Go on where the store stands. Raises Damaged."""
+        if mark.position > end:
+            self._lose(f"the log ends at position {end}, the store has what came before position {mark.position}")
+        if mark.position < first:
+            self._lose(f"the log begins at position {first}, the store ends at position {mark.position}")
+        self._meta, self._position, self._chain, self._boot_before = mark.meta, mark.position, mark.chain, mark.boot
+        self._proposers = Proposers(mark.proposers)
+        self._chains[mark.position] = self._audited_chain = mark.chain
+        self._check_partitions(mark.meta)
+
+    async def _find_meta(self, end: int) -> None:
+        """Read the first record of the log, or write it. Whoever came first has said what holds."""
+        if end == 0:
+            meta = Meta(os.urandom(16), self._partition, self._partitions)
+            with suppress(BrokerError):  # it may be there all the same; only what is read counts
+                await self._log.append(encode(Envelope(self._boot, 0, meta=meta)))
+        self._log.seek(0)
+        try:
+            async with asyncio.timeout(limits.CLUSTER_WAIT_S):
+                record = (await self._log.read())[0]
+        except TimeoutError:
+            raise StartError("the first record of the log cannot be read") from None
+        envelope = decode(record.data)
+        if envelope is None or envelope.meta is None:
+            raise StartError(
+                "the log holds what Streamfold has not written", "name a topic of its own with --kafka-topic"
+            )
+        if self._meta is not _NOWHERE and self._meta.log_uuid != envelope.meta.log_uuid:
+            self._lose("the log was made anew: it is not the one that the store was made from")
+        self._check_partitions(envelope.meta)
+        self._meta = envelope.meta
+
+    def _check_partitions(self, meta: Meta) -> None:
+        if (meta.partition, meta.partitions) != (self._partition, self._partitions):
+            raise StartError(
+                f"the log is partition {meta.partition} of {meta.partitions}, not {self._partition} of"
+                f" {self._partitions}",
+                "the number of partitions is chosen once, with the topic",
+            )
+
+    def _lose(self, reason: str) -> None:
+        """The store has what the log has not. Raises Damaged."""
+        self._quarantine(reason)
+        raise Damaged(reason, "start again: the store is set aside, and made anew from the log")
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def _take(self) -> _Taken:
+        """The next record, looked at. Raises EngineStopped for one that must not be skipped."""
+        if not self._ready:
+            self._ready.extend(await self._log.read())
+        record = self._ready.popleft()
+        if record.position != self._position:
+            raise LogLost(f"the log handed out position {record.position} after {self._position - 1}")
+        self._time_ms = max(self._time_ms, record.time_ms)
+        self._time_seen_ms = self._monotonic_ms()
+        try:
+            envelope = decode(record.data)
+            self._taken = self._looked_at(record, envelope)
+        except (NewerFormat, UnknownFormat, msgspec.MsgspecError) as error:
+            raise EngineStopped(f"the record at position {record.position} cannot be applied: {error}") from error
+        return self._taken
+
+    def _looked_at(self, record: LogRecord, envelope: Envelope | None) -> _Taken:
+        self.counts.records += 1
+        if envelope is None:
+            self.counts.foreign += 1
+            return _Taken(record, Envelope(0, 0), None)
+        if self._proposers.is_late(envelope.boot, envelope.number):
+            self.counts.void += 1
+            return _Taken(record, Envelope(0, 0), None)
+        if envelope.audit is not None:
+            self._compare(envelope.audit)
+        own = self._writer.seen(envelope.number) if envelope.boot == self._boot else []
+        if not envelope.entries:
+            return _Taken(record, envelope, None)
+        entries = own or [decode_entry(data) for data in envelope.entries]
+        return _Taken(record, envelope, Commit(self._index + 1, self._time_ms, entries))
+
+    def _advance(self, outcomes: Sequence[Outcome]) -> None:
+        """The record in hand has been applied: from here on it is part of the state."""
+        taken, self._taken = self._taken, None
+        if taken is None:
+            raise RuntimeError("no record is in hand")
+        envelope = taken.envelope
+        if envelope.number:
+            self._proposers.note(envelope.boot, envelope.number, self._time_ms)
+        if envelope.retired:
+            self._proposers.retire(envelope.retired, self._time_ms)
+        if taken.commit is not None:
+            self._index += len(taken.commit.entries)
+            self._chain = _chained(self._chain, taken.record.position, taken.commit, outcomes)
+        self._position = taken.record.position + 1
+        self._chains[self._position] = self._chain
+        if len(self._chains) > limits.CHAINS_KEPT:
+            self._chains.popitem(last=False)
+        self._went_on.set()
+        self._writer.look_idle()
+        if self._readers:
+            self._tell_readers(None)
+
+    async def _read_forever(self) -> None:
+        while True:
+            taken = await self._take()
+            if taken.commit is None:
+                self._advance(())
+                continue
+            if taken.envelope.boot == self._boot:
+                await self._writer.confirmed(taken.record.position)
+            self._went_on.clear()
+            self._hand_back(taken.commit)
+            await self._went_on.wait()
+
+    def _hand_back(self, handed: Commit | Refused) -> None:
+        if self._deliver is None:
+            raise RuntimeError("the journal is not started")
+        self._deliver(handed)
+
+    def _refuse(self, refused: Refused) -> None:
+        self._hand_back(refused)
+
+    async def _read_past(self, position: int) -> None:
+        """Return once the record at `position` has been applied. Raises EngineStopped."""
+        if self._position > position:
+            return
+        if self._error is not None:
+            raise self._error
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._readers.append((position, reached))
+        await reached
+
+    def _tell_readers(self, error: EngineStopped | None) -> None:
+        """Wake those whose position is behind us; all of them when nothing more will come."""
+        waiting, self._readers = self._readers, []
+        for position, reached in waiting:
+            if reached.done():
+                continue
+            if error is not None:
+                reached.set_exception(error)
+            elif self._position > position:
+                reached.set_result(None)
+            else:
+                self._readers.append((position, reached))
+
+    async def _end_now(self) -> int:
+        """Where the log ended at some moment after this was called."""
+        asked = self._asked
+        async with self._asking:
+            if self._asked == asked:  # else whoever was before us has asked after we came
+                self._asked += 1
+                _, self._end = await self._log.bounds()
+            return self._end
+
+    # -- audits ------------------------------------------------------------------------------------------------------
+
+    def _compare(self, audit: Audit) -> None:
+        """Hold another replica's chain against ours. Raises Diverged."""
+        self._put_audit_off()
+        self._audited_chain = audit.chain
+        ours = self._chains.get(audit.position)
+        if audit.log_uuid != self._meta.log_uuid:
+            self._diverge("a record speaks of another log: the topic was deleted and made anew")
+        elif ours is not None and ours != audit.chain:
+            self._diverge(f"another node made something else of the log before position {audit.position}")
+        else:
+            self.counts.audits += ours is not None
+
+    def _diverge(self, reason: str) -> None:
+        log.critical("DIVERGED: %s; the store of this node is not to be used any more", reason)
+        self._quarantine(reason)
+        raise Diverged(reason)
+
+    def _put_audit_off(self) -> None:
+        # Not all nodes at once: the first one's record tells the others that it is done.
+        self._audit_due = asyncio.get_running_loop().time() + self._audit_s * random.uniform(1, 1.5)  # noqa: S311 -- as said
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._writer.give_up()
+            if asyncio.get_running_loop().time() >= self._audit_due and self._chain != self._audited_chain:
+                self._put_audit_off()
+                self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, self._position, self._chain)))
+
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Whatever ends one of the tasks ends the journal: nothing is skipped."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 -- a bug in here leaves as much unknown as a log that lost records
+            self._stop(error if isinstance(error, EngineStopped) else EngineStopped(f"the journal failed: {error!r}"))
+
+    def _stop(self, error: EngineStopped) -> None:
+        if self._error is None:
+            self._error = error
+            self._tell_readers(error)
+            if self._stopped is not None:
+                self._stopped(error)
+
+
+def _chained(chain: bytes, position: int, commit: Commit, outcomes: Sequence[Outcome]) -> bytes:
+    """The next link: what this record was, and what came of it."""
+    told = hashlib.blake2b(chain, digest_size=16)
+    told.update(_numbers.pack(position, commit.time_ms))
+    for outcome in outcomes:
+        told.update(_encode_facts((outcome.result, outcome.code, outcome.next_position, outcome.epoch, outcome.seq)))
+    return told.digest()

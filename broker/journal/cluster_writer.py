@@ -1,0 +1,199 @@
+"""Writing to a shared log: one record at a time, each settled before the next.
+
+A record whose fate is unknown is followed by an empty one: once that has been read, the first was read before it or is
+void for ever (`broker.journal.proposers`). What is void is written again, in its place and order, as a new record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+from broker import limits
+from broker.core.entry import Entry, encode as encode_entry
+from broker.errors import OutcomeUnknown, Unavailable
+from broker.journal import Refused
+from broker.journal.cluster_record import Envelope, encode
+from broker.journal.shared_log import SharedLog
+
+log = logging.getLogger("streamfold.journal")
+
+
+class _Proposed:
+    """An entry that is to be written."""
+
+    __slots__ = ("data", "entry", "given_up", "until")
+
+    def __init__(self, entry: Entry, until: float) -> None:
+        self.entry = entry
+        self.data = b""  # encoded, once it is first written
+        self.until = until  # by the event loop's clock: somebody waits for it no longer than that
+        self.given_up = False  # that somebody was told
+
+
+class RecordWriter:
+    """Owned by a `ClusterJournal`, which reads what this writes. Numbers of records rise from 1."""
+
+    def __init__(
+        self,
+        log: SharedLog,
+        boot: int,
+        read_past: Callable[[int], Awaitable[None]],
+        refuse: Callable[[Refused], None],
+        wait_s: float = limits.CLUSTER_WAIT_S,
+    ) -> None:
+        self._log = log
+        self._boot = boot
+        self._read_past = read_past
+        self._refuse = refuse
+        self._wait_s = wait_s
+        self._number = 0  # of the newest record
+        self._waiting: deque[_Proposed] = deque()
+        self._control: list[Envelope] = []  # records without entries that are to be written
+        self._unseen: dict[int, tuple[_Proposed, ...]] = {}  # by number: records written, and not yet read
+        self._durable_position = -1  # of the last record of ours that the log has confirmed
+        self._confirmed = asyncio.Event()
+        self._something = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.unknown = 0  # records whose append failed
+        self.void = 0  # of these, records that were not there
+
+    # -- called by the journal ---------------------------------------------------------------------------------------
+
+    def propose(self, entry: Entry) -> None:
+        """For the next record."""
+        self._waiting.append(_Proposed(entry, asyncio.get_running_loop().time() + self._wait_s))
+        self._work()
+
+    def add(self, control: Envelope) -> None:
+        """Write what is no entry; boot and number are filled in here."""
+        self._control.append(control)
+        self._work()
+
+    def seen(self, number: int) -> list[Entry]:
+        """The entries of a record of ours that has been read, as they were proposed."""
+        return [proposed.entry for proposed in self._unseen.pop(number, ())]
+
+    async def confirmed(self, position: int) -> None:
+        """Return once the log has confirmed a record of ours at or behind `position`.
+
+        A log that is set to keep fewer copies than it should shows records that it then fails to make durable.
+        """
+        while self._durable_position < position:
+            self._confirmed.clear()
+            await self._confirmed.wait()
+
+    async def idle(self) -> None:
+        """Return once all that was proposed is written and read, or was given up."""
+        await self._idle.wait()
+
+    def look_idle(self) -> None:
+        """Something was read."""
+        if not self._waiting and not self._unseen and not self._control:
+            self._idle.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            while self._control or self._waiting:
+                if self._control:
+                    await self._write(self._control.pop(0), ())
+                else:
+                    await self._write(None, self._gathered())
+                self.look_idle()
+
+    def give_up(self) -> None:
+        """Answer those who have waited long enough, definitely where that can be said."""
+        now = asyncio.get_running_loop().time()
+        never = [self._waiting.popleft().entry for _ in range(_overdue(self._waiting, now))]
+        if never:
+            self._refuse(Refused(never, Unavailable("the log takes no records")))
+        for unseen in list(self._unseen.values()):
+            unknown = [proposed for proposed in unseen if proposed.until <= now and not proposed.given_up]
+            for proposed in unknown:
+                proposed.given_up = True
+            if unknown:
+                entries = [proposed.entry for proposed in unknown]
+                self._refuse(Refused(entries, OutcomeUnknown("the log has not said what became of it")))
+        self.look_idle()
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._idle.clear()
+        self._something.set()
+
+    def _gathered(self) -> tuple[_Proposed, ...]:
+        """What waits, up to RECORD_BYTES and the entry that reaches it."""
+        gathered: list[_Proposed] = []
+        size_bytes = 0
+        while self._waiting and size_bytes < limits.RECORD_BYTES:
+            proposed = self._waiting.popleft()
+            proposed.data = encode_entry(proposed.entry)
+            size_bytes += len(proposed.data)
+            gathered.append(proposed)
+        return tuple(gathered)
+
+    async def _write(self, control: Envelope | None, proposed: tuple[_Proposed, ...]) -> None:
+        """Write one record until it is there, or nobody waits for it any more."""
+        while proposed or control is not None:
+            number = self._next_number()
+            envelope = Envelope(self._boot, number, tuple(one.data for one in proposed))
+            if control is not None:
+                envelope = Envelope(self._boot, number, (), control.retired, control.meta, control.audit)
+            self._unseen[number] = proposed
+            if await self._append(envelope) is not None or await self._is_there(number):
+                return
+            self.void += 1
+            proposed = self._still_wanted(proposed)
+
+    async def _append(self, envelope: Envelope) -> int | None:
+        """Its position, or None when its fate is unknown."""
+        try:
+            position = await self._log.append(encode(envelope))
+        except (OutcomeUnknown, Unavailable) as error:
+            self.unknown += 1
+            log.warning("what became of record %d of this process is unknown: %s", envelope.number, error)
+            return None
+        self._durable_position = max(self._durable_position, position)
+        self._confirmed.set()
+        return position
+
+    async def _is_there(self, number: int) -> bool:
+        """Whether a record of unknown fate is in the log; if not, it never will count."""
+        pause_s = limits.SETTLE_PAUSE_S_MIN
+        while True:
+            position = await self._append(Envelope(self._boot, self._next_number()))
+            if position is not None:
+                await self._read_past(position)
+                return self._unseen.pop(number, None) is None
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 -- it spreads load, it guards nothing
+            pause_s = min(2 * pause_s, limits.SETTLE_PAUSE_S_MAX)
+
+    def _still_wanted(self, proposed: Iterable[_Proposed]) -> tuple[_Proposed, ...]:
+        """Those that somebody waits for; to write the others now would surprise whoever was told to try again."""
+        now = asyncio.get_running_loop().time()
+        late = [one for one in proposed if one.until <= now and not one.given_up]
+        if late:
+            self._refuse(Refused([one.entry for one in late], Unavailable("the log took no records for too long")))
+        return tuple(one for one in proposed if one.until > now)
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+
+def _overdue(waiting: Iterable[_Proposed], now: float) -> int:
+    """How many of those in front are overdue."""
+    count = 0
+    for proposed in waiting:
+        if proposed.until > now:
+            break
+        count += 1
+    return count

@@ -1,0 +1,58 @@
+"""The log that several processes write to and all of them read: what a cluster's journal needs of Kafka, and no more.
+
+One class for Kafka (`broker.journal.kafka`); a simulation has its own. What the port promises:
+
+1. Records have one order, the same for every reader, and positions that rise by one.
+2. What is read is durable (Kafka: on as many replicas as the topic asks for), and stays; what was appended is read.
+3. A record whose `append` failed may be there, or come later, or come twice. `ClusterJournal` deals with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from broker.errors import EngineStopped
+
+
+class LogRecord(NamedTuple):
+    """One record: where it stands, when the log took it (its clock may step back), and its bytes."""
+
+    position: int
+    time_ms: int
+    data: bytes
+
+
+class LogLost(EngineStopped):
+    """The log no longer has what comes next: it was trimmed, truncated or made anew under a reader."""
+
+
+class SharedLog(Protocol):
+    """The port. One owner: a journal, in one event loop."""
+
+    async def open(self) -> None:
+        """Connect. Raises StartError."""
+
+    async def bounds(self) -> tuple[int, int]:
+        """The position of the first record that is left, and that of the next one to come. Raises Unavailable."""
+        ...
+
+    def seek(self, position: int) -> None:
+        """Read from there on."""
+
+    async def read(self) -> Sequence[LogRecord]:
+        """The next records in order, at least one: waits for it, through any outage. Raises LogLost."""
+        ...
+
+    async def append(self, data: bytes) -> int:
+        """Its position, once it is durable. Raises OutcomeUnknown, within a bounded time."""
+        ...
+
+    async def trim(self, position: int) -> None:
+        """Drop the records before `position`. Raises Unavailable."""
+
+    async def aclose(self) -> None:
+        """Disconnect. Idempotent."""
+
+
+__all__ = ["LogLost", "LogRecord", "SharedLog"]

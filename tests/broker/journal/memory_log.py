@@ -1,0 +1,91 @@
+"""A shared log in memory: one truth, any number of ends of it, and what can go wrong between an end and the truth."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from broker.errors import OutcomeUnknown, Unavailable
+from broker.journal.shared_log import LogLost, LogRecord
+
+
+class Records:
+    """What the log holds. Tests may put records of their own."""
+
+    def __init__(self, now_ms: Callable[[], int] = lambda: 1_000_000) -> None:
+        self.now_ms = now_ms
+        self.records: list[LogRecord] = []
+        self.first = 0
+        self._grown = asyncio.Event()
+
+    def put(self, data: bytes) -> int:
+        position = self.first + len(self.records)
+        self.records.append(LogRecord(position, self.now_ms(), data))
+        self._grown.set()
+        return position
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.records)
+
+    async def until_grown(self, beyond: int) -> None:
+        while self.end <= beyond:
+            self._grown.clear()
+            await self._grown.wait()
+
+
+class MemoryLog:
+    """One process's end of `Records`. `faults` are what happens to the next appends, one after the other.
+
+    "lost" never reaches the log; of "unheard" the answer is lost; "late" comes when the test calls `arrive`.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self.faults: deque[str] = deque()
+        self.road = asyncio.Event()  # appends wait here
+        self.road.set()
+        self.late: list[bytes] = []
+        self._next = 0
+
+    async def open(self) -> None:
+        pass
+
+    async def bounds(self) -> tuple[int, int]:
+        await asyncio.sleep(0)
+        return self.records.first, self.records.end
+
+    def seek(self, position: int) -> None:
+        self._next = position
+
+    async def read(self) -> Sequence[LogRecord]:
+        await self.records.until_grown(self._next)
+        if self._next < self.records.first:
+            raise LogLost("the test has trimmed it")
+        found = self.records.records[self._next - self.records.first :]
+        self._next = self.records.end
+        return found
+
+    async def append(self, data: bytes) -> int:
+        await self.road.wait()
+        await asyncio.sleep(0)
+        fault = self.faults.popleft() if self.faults else ""
+        if fault == "late":
+            self.late.append(data)
+        position = self.records.put(data) if fault in ("", "unheard") else -1
+        if fault:
+            raise OutcomeUnknown(f"the test says {fault}")
+        return position
+
+    def arrive(self) -> None:
+        """What was held up comes now."""
+        while self.late:
+            self.records.put(self.late.pop(0))
+
+    async def trim(self, position: int) -> None:
+        if position > self.records.end:
+            raise Unavailable("beyond the end")
+        del self.records.records[: position - self.records.first]
+        self.records.first = position
+
+    async def aclose(self) -> None:
+        pass

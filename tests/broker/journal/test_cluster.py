@@ -1,0 +1,346 @@
+"""broker/journal/cluster.py: several journals over one log, and what can go wrong between them and it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from broker.core.entry import Entry
+from broker.core.outcome import Outcome, Result
+from broker.errors import Damaged, Diverged, EngineStopped, OutcomeUnknown, StartError, Unavailable
+from broker.journal import Commit, Refused
+from broker.journal.cluster import ClusterJournal
+from broker.journal.cluster_record import Envelope, decode, encode
+from tests.broker.journal.bench import Heard
+from tests.broker.journal.memory_log import MemoryLog, Records
+from tests.eventually import eventually
+
+MakeEntry = Callable[..., Entry]
+
+
+class Node:
+    """A journal, its end of the log, and a partition that applies what it is handed at once."""
+
+    def __init__(self, records: Records, wait_s: float = 10, audit_s: float = 60) -> None:
+        self.log = MemoryLog(records)
+        self.heard = Heard()
+        self.quarantined: list[str] = []
+        self.journal = ClusterJournal(self.log, quarantine=self.quarantined.append, wait_s=wait_s, audit_s=audit_s)
+        self.mark = b""
+        self.index = 0
+        self.makes = Outcome(Result.ACCEPTED)
+
+    def deliver(self, told: Commit | Refused) -> None:
+        if isinstance(told, Commit):
+            self.apply(told)
+        self.heard.deliver(told)
+
+    def apply(self, commit: Commit) -> None:
+        self.journal.applied(commit, [self.makes] * len(commit.entries))
+        self.index = commit.first_index + len(commit.entries) - 1
+        self.mark = self.journal.mark()
+
+    async def start(self, index: int = 0, mark: bytes = b"") -> None:
+        self.index = index
+        await self.journal.open(index, 0, mark)
+        async for commit in self.journal.replay():
+            self.heard.deliver(commit)
+            self.apply(commit)
+        self.journal.start(self.deliver, self.heard.stop)
+
+    @property
+    def proposals(self) -> list[int]:
+        """Numbers of what was handed back, in order."""
+        return [entry.proposal for _, entry in self.heard.entries]
+
+
+@asynccontextmanager
+async def nodes(
+    count: int, records: Records | None = None, *, wait_s: float = 10, audit_s: float = 60
+) -> AsyncIterator[list[Node]]:
+    """So many journals over one log."""
+    records = records or Records()
+    started = [Node(records, wait_s, audit_s) for _ in range(count)]
+    try:
+        for node in started:
+            await node.start()
+        yield started
+    finally:
+        for node in started:
+            await node.journal.aclose()
+
+
+async def settled(node: Node) -> None:
+    """Wait until nothing of this node is under way."""
+    await asyncio.wait_for(node.journal._writer.idle(), 10)  # noqa: SLF001 -- nothing tells a caller that nothing happens
+
+
+# -- order -----------------------------------------------------------------------------------------------------------
+
+
+async def test_every_node_is_handed_the_same_entries_in_the_same_order_at_the_same_indexes(entry: MakeEntry) -> None:
+    async with nodes(3) as (one, two, three):
+        for number in range(30):
+            (one, two, three)[number % 3].journal.propose(entry(number))
+            if number % 4 == 0:
+                await asyncio.sleep(0)
+        for node in (one, two, three):
+            await node.heard.until_entries(30)
+    assert one.heard.indexes == list(range(1, 31))
+    told = [[(index, found.proposal) for index, found in node.heard.entries] for node in (one, two, three)]
+    assert told[0] == told[1] == told[2]
+    assert sorted(one.proposals) == list(range(30))
+
+
+async def test_records_that_are_no_entries_leave_no_gap_in_the_indexes(entry: MakeEntry) -> None:
+    async with nodes(1) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        node.log.records.put(b"somebody else's")
+        node.journal.propose(entry(2))
+        await node.heard.until_entries(2)
+        assert node.heard.indexes == [1, 2]
+        assert node.journal.counts.foreign == 1
+
+
+async def test_time_never_goes_back_when_the_clock_of_the_log_does(entry: MakeEntry) -> None:
+    now_ms = 5_000
+    async with nodes(1, Records(lambda: now_ms)) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        now_ms = 3_000
+        node.journal.propose(entry(2))
+        await node.heard.until_entries(2)
+        assert [commit.time_ms for commit in node.heard.commits] == [5_000, 5_000]
+        assert node.journal.now_ms() >= 5_000
+
+
+# -- what became of a record -----------------------------------------------------------------------------------------
+
+
+async def test_record_that_never_reached_the_log_is_written_again_in_its_place(entry: MakeEntry) -> None:
+    async with nodes(2) as (one, two):
+        await settled(one)
+        one.log.faults.extend(["lost", "lost", "lost"])
+        for number in range(3):
+            one.journal.propose(entry(number))
+        await asyncio.sleep(0)
+        for number in range(3, 6):
+            one.journal.propose(entry(number))
+        await two.heard.until_entries(6)
+        assert two.proposals == list(range(6))
+
+
+async def test_record_whose_answer_was_lost_counts_once(entry: MakeEntry) -> None:
+    async with nodes(2) as (one, two):
+        await settled(one)
+        one.log.faults.extend(["unheard", "lost"])
+        one.journal.propose(entry(1))
+        one.journal.propose(entry(2))
+        await two.heard.until_entries(2)
+        await settled(one)
+        assert one.proposals == two.proposals == [1, 2]
+
+
+async def test_copy_that_comes_after_its_record_was_settled_is_void_for_everybody(entry: MakeEntry) -> None:
+    """KAFKA.md 2.1, the aborted-write hole: what was told to have failed must not appear later."""
+    async with nodes(2) as (one, two):
+        await settled(one)
+        one.log.faults.append("late")
+        one.journal.propose(entry(1))
+        await two.heard.until_entries(1)
+        one.log.arrive()
+        one.journal.propose(entry(2))
+        await two.heard.until_entries(2)
+        await one.heard.until_entries(2)
+        assert one.proposals == two.proposals == [1, 2]
+        assert two.heard.indexes == [1, 2]
+        assert one.journal.counts.void == two.journal.counts.void == 1
+
+
+async def test_nothing_is_handed_back_that_the_log_has_not_confirmed_to_its_writer(entry: MakeEntry) -> None:
+    """A topic that keeps fewer copies than it should shows a record before it is safe."""
+    async with nodes(2) as (one, two):
+        await settled(one)
+        one.log.faults.extend(["unheard", *["lost"] * 3])
+        one.journal.propose(entry(1))
+        await two.heard.until_entries(1)
+        assert one.proposals == []
+        await one.heard.until_entries(1)
+
+
+async def test_proposals_that_the_log_does_not_take_in_time_are_refused_and_never_come(entry: MakeEntry) -> None:
+    async with nodes(1, wait_s=0.3) as (node,):
+        await settled(node)
+        node.log.road.clear()
+        node.journal.propose(entry(1))
+        await asyncio.sleep(0.01)
+        node.journal.propose(entry(2))
+        await node.heard.until(lambda: len(node.heard.refused) == 2)
+        told = {refused.entries[0].proposal: refused.error for refused in node.heard.refused}
+        assert isinstance(told[1], OutcomeUnknown)
+        assert isinstance(told[2], Unavailable)
+        node.log.road.set()
+        node.journal.propose(entry(3))
+        await node.heard.until_entries(2)
+        assert node.proposals == [1, 3]
+
+
+# -- restarts --------------------------------------------------------------------------------------------------------
+
+
+async def test_restart_goes_on_where_the_store_stands(entry: MakeEntry) -> None:
+    records, index, mark = Records(), 0, b""
+    async with nodes(2, records) as (one, two):
+        for number in range(4):
+            one.journal.propose(entry(number))
+            await two.heard.until_entries(number + 1)
+            if number == 1:
+                index, mark = two.index, two.mark
+    again = Node(records)
+    await again.start(index, mark)
+    try:
+        assert again.proposals == [2, 3]
+        assert again.heard.indexes == [3, 4]
+        again.journal.propose(entry(4))
+        await again.heard.until_entries(3)
+    finally:
+        await again.journal.aclose()
+
+
+async def test_what_an_earlier_life_left_under_way_is_void_once_the_next_one_has_begun(entry: MakeEntry) -> None:
+    """A killed process's record may still sit in a connection; who asked for it has long asked again elsewhere."""
+    records = Records()
+    async with nodes(1, records) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        straggler = encode(Envelope(node.journal._boot, 99, tuple(_entries_of(records)[:1])))  # noqa: SLF001 -- forged
+        index, mark = node.index, node.mark
+    again = Node(records)
+    await again.start(index, mark)
+    try:
+        await settled(again)
+        records.put(straggler)
+        again.journal.propose(entry(2))
+        await again.heard.until_entries(1)
+        assert again.proposals == [2]
+        assert again.journal.counts.void == 1
+    finally:
+        await again.journal.aclose()
+
+
+def _entries_of(records: Records) -> list[bytes]:
+    found = (decode(record.data) for record in records.records)
+    return [data for envelope in found if envelope is not None for data in envelope.entries]
+
+
+async def test_node_that_starts_empty_makes_the_same_of_the_whole_log(entry: MakeEntry) -> None:
+    records = Records()
+    async with nodes(1, records) as (node,):
+        for number in range(5):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+        late = Node(records)
+        await late.start()
+        assert late.proposals == node.proposals
+        assert late.journal._chain == node.journal._chain  # noqa: SLF001 -- what an audit would compare
+        await late.journal.aclose()
+
+
+# -- reads ask the log -----------------------------------------------------------------------------------------------
+
+
+async def test_catching_up_is_having_applied_what_others_wrote_before(entry: MakeEntry) -> None:
+    async with nodes(2) as (one, two):
+        one.journal.propose(entry(1))
+        await one.heard.until_entries(1)
+        assert await two.journal.catch_up()
+        assert two.proposals == [1]
+
+
+# -- a log that is not what it was -----------------------------------------------------------------------------------
+
+
+async def test_record_of_a_newer_version_stops_the_journal_and_is_not_skipped(entry: MakeEntry) -> None:
+    async with nodes(1) as (node,):
+        node.log.records.put(b"SF\x02whatever this means")
+        node.log.records.put(b"SF\x01\xc1")
+        await node.heard.until(lambda: node.heard.stopped)
+        assert "format version 2" in str(node.heard.stopped[0])
+        with pytest.raises(EngineStopped):
+            node.journal.propose(entry(1))
+
+
+async def test_nodes_that_agree_find_that_in_each_others_audits(entry: MakeEntry) -> None:
+    async with nodes(2, audit_s=0.2) as (one, two):
+
+        async def both_agreed() -> bool:
+            return bool(one.journal.counts.audits and two.journal.counts.audits)
+
+        one.journal.propose(entry(1))
+        await two.heard.until_entries(1)
+        await eventually(both_agreed)
+        assert not one.heard.stopped
+        assert not two.heard.stopped
+
+
+async def test_node_that_made_something_else_of_the_log_stops_and_its_store_is_set_aside(entry: MakeEntry) -> None:
+    async with nodes(2, audit_s=0.2) as (one, two):
+        two.makes = Outcome(Result.DUPLICATE)
+        one.journal.propose(entry(1))
+        await two.heard.until_entries(1)
+        await two.heard.until(lambda: two.heard.stopped)
+        assert isinstance(two.heard.stopped[0], Diverged)
+        assert two.quarantined
+
+
+async def test_log_that_lost_what_the_store_has_is_told_and_the_store_set_aside(entry: MakeEntry) -> None:
+    """An unclean election: what was acknowledged is gone from the log, and must not be served as if it were there."""
+    records = Records()
+    async with nodes(1, records) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        index, mark = node.index, node.mark
+    del records.records[-1]
+    again = Node(records)
+    with pytest.raises(Damaged, match="ends at position"):
+        await again.start(index, mark)
+    assert again.quarantined
+
+
+async def test_log_that_was_made_anew_under_its_name_is_told(entry: MakeEntry) -> None:
+    async with nodes(1) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        index, mark = node.index, node.mark
+    other = Records()
+    async with nodes(1, other) as (node,):
+        for number in range(5):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+    again = Node(other)
+    with pytest.raises(Damaged, match="made anew"):
+        await again.start(index, mark)
+    assert again.quarantined
+
+
+async def test_log_with_another_number_of_partitions_is_refused() -> None:
+    records = Records()
+    async with nodes(1, records):
+        pass
+    journal = ClusterJournal(MemoryLog(records), partition=0, partitions=4)
+    with pytest.raises(StartError, match="partition 0 of 1, not 0 of 4"):
+        await journal.open(0, 0)
+
+
+async def test_log_that_somebody_else_writes_is_refused() -> None:
+    records = Records()
+    records.put(b"{}")
+    with pytest.raises(StartError, match="not written"):
+        await ClusterJournal(MemoryLog(records)).open(0, 0)
+
+
+async def test_store_of_another_engine_is_refused() -> None:
+    with pytest.raises(Damaged, match="another engine"):
+        await ClusterJournal(MemoryLog(Records())).open(7, 0)
