@@ -164,6 +164,19 @@ TOKEN_MS: Final = 24 * 3600 * 1000
 """Life of a callback or claim token. It is the generation that fences; this only keeps old logs from being keys."""
 LIVE_SESSIONS_MAX: Final = 2_000
 """Sessions whose folded messages stay in memory; any other is folded from its snapshot when somebody asks."""
+LIVE_SESSION_BYTES_MAX: Final = 256 * MIB
+"""What their messages take together, about; the one in use may exceed it alone."""
+MESSAGES_PAGE_MAX: Final = 1_000
+"""Messages that a client may ask for at once when it asks for pages."""
+SNAPSHOT_STEP_BYTES: Final = 256 * KIB
+"""Messages encoded for the store before other threads get a turn: below a millisecond."""
+SNAPSHOT_ROUND_BYTES: Final = 32 * MIB
+"""Snapshots in one checkpoint: it must not wait for long, for appends may wait for it."""
+PAST_FOLDS_MAX: Final = 4
+"""Sessions folded at once as they were at an earlier offset; as many again wait, then 503. Each can cost as much as its
+longest answer."""
+PAST_FOLDS_KEPT_MAX: Final = 16
+"""Of these, kept for whoever reads on from there: the next page, or a bit later."""
 
 # -- webhooks ----------------------------------------------------------------------------------------------------
 WEBHOOKS_MAX: Final = 64

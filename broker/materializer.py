@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 
 from broker import limits
-from broker.core.page import records
+from broker.core.page import before, records
 from broker.core.state import Stream
-from broker.errors import BrokerError, Unavailable
+from broker.errors import BrokerError, Overloaded, Unavailable
+from broker.folded import Due, Folded
 from broker.partition import Partition
 from broker.store import Snapshot
 from consumer.plain import JSONObject
-from consumer.session import BadSessionState, SessionFold
+from consumer.session import BadSessionState
 from consumer.wire import SESSION_PATH_PREFIX
 
 log = logging.getLogger("streamfold.materializer")
@@ -29,10 +32,6 @@ ROUND_S = 0.02
 """Pause between two rounds over the sessions that moved: chunks that came meanwhile are folded in one go."""
 SLICE_RECORDS = 500
 """Records folded before others get a turn: about a millisecond."""
-SNAPSHOT_RECORDS = 512
-"""A running session is snapshotted when it is at least this many records beyond its last snapshot …"""
-SNAPSHOT_BYTES_PER_RECORD = 64
-"""… plus one for each so many bytes of that snapshot: writing snapshots stays linear in the length of an answer."""
 
 
 class Messages(msgspec.Struct, frozen=True):
@@ -44,36 +43,33 @@ class Messages(msgspec.Struct, frozen=True):
 
 
 class _Live:
-    """One session in memory: everything below `position` of `incarnation` is folded.
+    """One session in memory, and whose turn it is to fold it. `counted_bytes` is its part in the sum of all."""
 
-    `changed` are the messages that the last snapshot, at `saved_position`, does not have as they are now.
-    """
-
-    def __init__(self, incarnation: int) -> None:
-        self.incarnation = incarnation
-        self.position = 0
-        self.fold = SessionFold()
-        self.changed: set[str] = set()
-        self.saved_position = 0
-        self.saved_bytes = 0
+    def __init__(self, folded: Folded) -> None:
+        self.folded = folded
+        self.counted_bytes = 0
         self.lock = asyncio.Lock()
-
-    def is_due(self) -> bool:
-        """Whether the next checkpoint should carry a snapshot."""
-        if not self.changed:
-            return False
-        behind = self.position - self.saved_position
-        return behind >= SNAPSHOT_RECORDS + self.saved_bytes // SNAPSHOT_BYTES_PER_RECORD or not self.fold.is_running
 
 
 class Materializer:
     """Runs beside a partition; `run` until cancelled."""
 
-    def __init__(self, partition: Partition, sessions_max: int = limits.LIVE_SESSIONS_MAX) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        sessions_max: int = limits.LIVE_SESSIONS_MAX,
+        bytes_max: int = limits.LIVE_SESSION_BYTES_MAX,
+    ) -> None:
         self.records_folded = 0
+        self.size_bytes = 0
+        """About what the sessions in memory hold there."""
         self._partition = partition
         self._sessions_max = sessions_max
+        self._bytes_max = bytes_max
         self._live: OrderedDict[str, _Live] = OrderedDict()  # least recently used first
+        self._past: OrderedDict[str, Folded] = OrderedDict()  # as they were once, where somebody asked; the same order
+        self._going_back = 0  # those who have one of the places, and those who wait for one
+        self._places = asyncio.Semaphore(limits.PAST_FOLDS_MAX)
         self._moved: set[str] = set()
         self._cue = asyncio.Event()
         partition.observe = self._observe
@@ -106,15 +102,56 @@ class Materializer:
         if stream is None:
             return None
         live = await self._caught_up(path, stream)
-        if live.position < stream.tail:
-            if await self._session_stream(path) is None:
-                return None
-            raise Unavailable("the session could not be read to its end just now")
-        return Messages(stream, live.position, live.fold.items())
+        if live.folded.position < stream.tail:
+            await self._require_over(path)
+            return None
+        return Messages(stream, live.folded.position, live.folded.fold.items())
 
-    def snapshots(self) -> list[Snapshot]:
-        """What the checkpoint that is being frozen should carry."""
-        return [self._snapshot(path, live) for path, live in self._live.items() if live.is_due()]
+    async def messages_at(self, path: str, stream: Stream, position: int) -> Messages | None:
+        """The messages as they stood at `position` of `stream`, not above its tail; None once that life is over.
+
+        Costs at most the records from where the oldest message began that was not done at `position`. Raises Overloaded
+        when too many go back already, Unavailable when what is stored cannot be read.
+        """
+        live = await self._caught_up(path, stream)
+        if live.folded.position == position and live.folded.incarnation == stream.incarnation:
+            return Messages(stream, position, live.folded.fold.items())
+        async with self._one_going_back():
+            past = self._past_of(path, live.folded, position)
+            await self._fold_up_to(path, past, stream, position)
+        if past.position < position:
+            await self._require_over(path)
+            return None
+        self._past[path] = past
+        while len(self._past) > limits.PAST_FOLDS_KEPT_MAX:
+            self._past.popitem(last=False)
+        return Messages(stream, position, past.fold.items())
+
+    @asynccontextmanager
+    async def _one_going_back(self) -> AsyncIterator[None]:
+        """One of the few who may go back at once. Raises Overloaded when as many again wait."""
+        if self._going_back >= 2 * limits.PAST_FOLDS_MAX:
+            raise Overloaded("too many go back in their sessions")
+        self._going_back += 1
+        try:
+            async with self._places:
+                yield
+        finally:
+            self._going_back -= 1
+
+    def _past_of(self, path: str, now: Folded, position: int) -> Folded:
+        """Where to begin: at what is kept from the last time, or at what the newest state still knows."""
+        kept, begin = self._past.pop(path, None), now.earlier(position)
+        if kept is None or kept.incarnation != now.incarnation or not begin.position <= kept.position <= position:
+            return begin
+        return kept
+
+    async def _require_over(self, path: str) -> None:
+        """A session was not read to where it should: raise Unavailable unless it is over."""
+        if await self._session_stream(path) is not None:
+            raise Unavailable("the session could not be read to its end just now")
+
+    # -- following ---------------------------------------------------------------------------------------------------
 
     def _observe(self, path: str) -> None:
         if path.startswith(SESSION_PATH_PREFIX):
@@ -125,7 +162,7 @@ class Materializer:
     async def _follow(self, path: str) -> None:
         stream = await self._session_stream(path)
         if stream is None:
-            self._live.pop(path, None)
+            self._forget(path)
         elif path in self._live or self._has_room():
             await self._caught_up(path, stream)
 
@@ -135,9 +172,9 @@ class Materializer:
         Not in the place of one that still moves: with more of these than memory holds, each would be dropped and folded
         again, from its snapshot on, whenever it moves.
         """
-        if len(self._live) < self._sessions_max:
+        if len(self._live) < self._sessions_max and self.size_bytes < self._bytes_max:
             return True
-        oldest = next(iter(self._live.values()))
+        oldest = next(iter(self._live.values())).folded
         return not oldest.changed and not oldest.fold.is_running
 
     async def _session_stream(self, path: str) -> Stream | None:
@@ -148,56 +185,110 @@ class Materializer:
     async def _caught_up(self, path: str, stream: Stream) -> _Live:
         """The session with everything folded that was applied when this was called, or more."""
         live = self._live.get(path)
-        if live is None or live.incarnation != stream.incarnation:
-            live = self._live[path] = _Live(stream.incarnation)
+        if live is None or live.folded.incarnation != stream.incarnation:
+            self._forget(path)
+            live = self._live[path] = _Live(Folded(stream.incarnation))
         self._live.move_to_end(path)
         async with live.lock:
-            if live.position == 0:
+            if live.folded.position == 0:
                 await self._restore(path, live)
-            await self._fold_up_to(path, live, stream)
-            now = await self._session_stream(path)
-            if now is None or now.incarnation != live.incarnation:  # a snapshot of it would stay for ever
-                live.changed.clear()
-        while len(self._live) > self._sessions_max:
-            self._live.popitem(last=False)
+            await self._fold_up_to(path, live.folded, stream, stream.tail)
+        self._count(path, live)
+        self._shrink(path)
         return live
+
+    def _count(self, path: str, live: _Live) -> None:
+        if self._live.get(path) is live:
+            self.size_bytes += live.folded.size_bytes - live.counted_bytes
+            live.counted_bytes = live.folded.size_bytes
+
+    def _shrink(self, used: str) -> None:
+        """Forget sessions that nobody has used for longest. The one just used stays, however large it is."""
+        while len(self._live) > self._sessions_max or (self.size_bytes > self._bytes_max and len(self._live) > 1):
+            oldest = next(iter(self._live))
+            if oldest == used:
+                self._live.move_to_end(oldest)
+                continue
+            self._forget(oldest)
+
+    def _forget(self, path: str) -> None:
+        live = self._live.pop(path, None)
+        self._past.pop(path, None)
+        if live is not None:
+            self.size_bytes -= live.counted_bytes
+            live.counted_bytes = 0
 
     async def _restore(self, path: str, live: _Live) -> None:
         """Begin at the stored snapshot, if there is a usable one."""
-        snapshot = await self._partition.stored_snapshot(path, live.incarnation)
+        snapshot = await self._partition.stored_snapshot(path, live.folded.incarnation)
         if snapshot is None:
             return
-        fold = SessionFold()
         try:
-            for ordinal, message_id, stored in snapshot.messages:
-                fold.load(ordinal, message_id, stored)
+            # Nobody else has it yet, so another thread may decode it.
+            live.folded = await asyncio.to_thread(Folded.restored, snapshot)
         except BadSessionState as error:
             log.warning("snapshot of %s is folded anew: %s", path, error)
-            return
-        live.fold, live.position, live.saved_position = fold, snapshot.position, snapshot.position
-        live.saved_bytes = sum(len(stored) for _, _, stored in snapshot.messages)
 
-    async def _fold_up_to(self, path: str, live: _Live, stream: Stream) -> None:
-        while live.position < stream.tail:
-            page = await self._partition.read(path, stream, live.position, limits.READ_BYTES_MAX)
+    async def _fold_up_to(self, path: str, folded: Folded, stream: Stream, position: int) -> None:
+        while folded.position < position:
+            page = await self._partition.read(path, stream, folded.position, limits.READ_BYTES_MAX)
             if page is None:  # the stream ended meanwhile, or a checkpoint moved what was looked for
                 return
-            found = records(page)
+            found = records(before(page, position))
             for start in range(0, len(found), SLICE_RECORDS):
                 part = found[start : start + SLICE_RECORDS]
-                for record in part:
-                    message_id = live.fold.add(record)
-                    if message_id is not None:
-                        live.changed.add(message_id)
-                live.position += len(part)
+                folded.add(part)
                 self.records_folded += len(part)
                 if start + SLICE_RECORDS < len(found):
                     await asyncio.sleep(0)
 
-    def _snapshot(self, path: str, live: _Live) -> Snapshot:
-        fold = live.fold
-        messages = [(fold.ordinal(message_id), message_id, fold.dump(message_id)) for message_id in live.changed]
-        live.changed = set()
-        live.saved_position = live.position
-        live.saved_bytes = sum(len(stored) for _, _, stored in messages)
-        return Snapshot(path, live.incarnation, live.position, messages)
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    async def snapshots(self) -> list[Snapshot]:
+        """What the checkpoint that is about to be frozen should carry: snapshots of sessions that are due.
+
+        Not all when there is much: the rest is due next time. Each is one view of its session, taken in one go; what
+        takes long, encoding it, is done in another thread while the session is folded on. Never raises: without its
+        snapshots the log is as good as with them.
+        """
+        made: list[Due] = []
+        is_done = False
+        try:
+            await self._encode_due(made)
+            is_done = True
+        except Exception:
+            log.exception("snapshots are made later")
+        finally:
+            if not is_done:
+                for due in made:
+                    due.folded.unsaved(due.message_ids)
+        if not is_done:
+            return []
+        for due in made:
+            due.folded.saved(due.snapshot())
+        for path, live in self._live.items():
+            self._count(path, live)
+        return [due.snapshot() for due in made]
+
+    async def _encode_due(self, made: list[Due]) -> None:
+        encoded, taken_bytes = 0, 0
+        for path, live in list(self._live.items()):
+            if not live.folded.is_due:
+                continue
+            stream = await self._session_stream(path)
+            if stream is None or stream.incarnation != live.folded.incarnation:
+                live.folded.changed.clear()  # that life may be swept already: its snapshot would stay for ever
+                continue
+            made.append(live.folded.due(path))
+            taken_bytes += made[-1].size_bytes
+            if sum(due.size_bytes for due in made[encoded:]) >= limits.SNAPSHOT_STEP_BYTES:
+                await asyncio.to_thread(_encode, made[encoded:])
+                encoded = len(made)
+            if taken_bytes >= limits.SNAPSHOT_ROUND_BYTES:
+                break
+        await asyncio.to_thread(_encode, made[encoded:])
+
+
+def _encode(dues: Sequence[Due]) -> None:
+    for due in dues:
+        due.encode()

@@ -55,6 +55,7 @@ class Metrics(Collector):
         yield from self._of_uploads()
         yield _counter("records_folded", "Records folded into messages.", self._materializer.records_folded)
         yield _gauge("folded_sessions", "Sessions whose messages are in memory.", self._materializer.sessions)
+        yield _gauge("folded_session_bytes", "What their messages take, about.", self._materializer.size_bytes)
 
     def _of_partition(self) -> Iterator[Metric]:
         partition, counts = self._partition, self._partition.counts

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Protocol
 
@@ -59,6 +59,10 @@ _KEEPS_ALIVE = frozenset(
 )
 _TO_ONE_LIFE = frozenset({Kind.APPEND, Kind.CLOSE, Kind.DELETE})
 _force = msgspec.structs.force_setattr
+
+
+async def _no_snapshots() -> list[Snapshot]:
+    return []
 
 
 class Counts:
@@ -135,8 +139,8 @@ class Partition:
         self.subscriptions: dict[str, Subscription] = {}
         """All subscriptions, by id."""
         self.subscribers: Subscribers | None = None
-        self.snapshots: Callable[[], list[Snapshot]] = list
-        """Where the materializer puts what is to ride in the next checkpoint."""
+        self.snapshots: Callable[[], Awaitable[list[Snapshot]]] = _no_snapshots
+        """Where the materializer gives what is to ride in the checkpoint that is about to be frozen."""
         self.observe: Callable[[str], None] | None = None
         """Told the path of every stream that got records or ended: the materializer's cue. Must be quick."""
 
@@ -769,7 +773,7 @@ class Partition:
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
-        snapshots = [*self._late_snapshots, *self.snapshots()]
+        snapshots = [*self._late_snapshots, *await self.snapshots()]
         # By the index, not by changed rows: refusals change none, and the journal must let go of them too.
         if self._index == self._stored_index and not snapshots:
             return

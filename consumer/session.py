@@ -267,15 +267,11 @@ class SessionFold:
 
     def dump(self, message_id: str) -> bytes:
         """All that is known of a message, for `load`. Raises KeyError if there is none."""
-        turn = self._turns[message_id]
-        return encode(
-            {
-                "version": 1,
-                "facts": turn.facts,
-                "chunks": turn.chunks,
-                "fold": None if turn.fold is None else turn.fold.state(),
-            }
-        )
+        return encode(self.state(message_id))
+
+    def state(self, message_id: str) -> JSONObject:
+        """What `dump` encodes. It stays as it is while folding goes on: another thread may encode it."""
+        return _state_of(self._turns[message_id])
 
     def load(self, ordinal: int, message_id: str, stored: bytes) -> None:
         """Put back what `ordinal` and `dump` told of a message; all of them, in any order, before the first `add`.
@@ -283,13 +279,37 @@ class SessionFold:
         Raises BadSessionState if they did not tell this; the fold must then not be used.
         """
         try:
-            told = msgspec.convert(decode(stored), _Stored)
-            turn = _Turn(ordinal, message_id, told.facts)
-            turn.chunks = told.chunks
-            turn.fold = None if told.fold is None else Fold.restore(told.fold)
+            self._put(_restored(ordinal, message_id, decode(stored)))
         except (ValueError, msgspec.ValidationError) as error:
             raise BadSessionState(f"message {message_id!r}: {error}") from error
-        self._put(turn)
+
+    def until(self, ordinal: int) -> SessionFold:
+        """A fold of its own that has the messages before this ordinal, as they are now."""
+        earlier = SessionFold()
+        for turn in self._turns.values():
+            if turn.ordinal < ordinal:
+                state = _state_of(turn)
+                # A fold takes over parts of the state that it is restored from, which this one goes on with.
+                earlier._put(_restored(turn.ordinal, turn.message_id, decode(encode(state)) if turn.fold else state))
+        return earlier
+
+
+def _state_of(turn: _Turn) -> JSONObject:
+    return {
+        "version": 1,
+        "facts": {**turn.facts},
+        "chunks": turn.chunks,
+        "fold": None if turn.fold is None else turn.fold.state(),
+    }
+
+
+def _restored(ordinal: int, message_id: str, state: JSON) -> _Turn:
+    """Raises ValueError or msgspec.ValidationError for what is no state."""
+    told = msgspec.convert(state, _Stored)
+    turn = _Turn(ordinal, message_id, told.facts)
+    turn.chunks = told.chunks
+    turn.fold = None if told.fold is None else Fold.restore(told.fold)
+    return turn
 
 
 def _status(facts: JSONObject) -> Status:

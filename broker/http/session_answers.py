@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -17,11 +17,8 @@ from broker.http.problems import answer_with, problem
 from broker.http.request import Request
 from broker.http.response import Header, Response
 from broker.http.session_routes import Target
-from broker.materializer import Messages
 from consumer.plain import JSONObject, decode, encode
 from consumer.wire import ENDED, JSON, Code, Status
-
-_REVALIDATE: Final[Header] = (b"cache-control", b"private, no-cache")
 
 
 def answer(target: Target, entry: Entry, outcome: Outcome, durability: str) -> Response:
@@ -52,13 +49,13 @@ def answer(target: Target, entry: Entry, outcome: Outcome, durability: str) -> R
         offset = format_offset(outcome.next_position, _incarnation(outcome))
         body["offset"] = offset
         headers.append((b"stream-next-offset", offset.encode()))
-    return _json_answer(body, headers, status)
+    return json_answer(body, headers, status)
 
 
 def session_answer(request: Request, target: Target, session: Session | None, stream: Stream | None) -> Response:
     """`GET /v1/sessions/{sid}`."""
     if session is None or stream is None:
-        return _not_found(Code.SESSION_NOT_FOUND, request, target)
+        return not_found(Code.SESSION_NOT_FOUND, request, target)
     state: JSONObject = {
         "sessionId": target.session_id,
         "offset": stream.offset(stream.tail),
@@ -78,23 +75,7 @@ def session_answer(request: Request, target: Target, session: Session | None, st
     }
     if session.metadata:
         state["metadata"] = decode(session.metadata)
-    return _json_answer(state)
-
-
-def messages_answer(request: Request, target: Target, messages: Messages | None) -> Response:
-    """`GET …/messages` and `GET …/messages/{mid}`. The offset says what is in them, so it is their entity tag."""
-    if messages is None:
-        return _not_found(Code.SESSION_NOT_FOUND, request, target)
-    offset = messages.stream.offset(messages.position)
-    body: JSONObject | None = {"sessionId": target.session_id, "offset": offset, "messages": [*messages.items]}
-    if target.part_id:
-        body = next((item for item in messages.items if item["id"] == target.part_id), None)
-    if body is None:
-        return _not_found(Code.MESSAGE_NOT_FOUND, request, target)
-    headers: list[Header] = [(b"etag", b'"%b"' % offset.encode()), (b"stream-next-offset", offset.encode())]
-    if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
-        return Response(304, [*headers, _REVALIDATE])
-    return _json_answer(body, headers, cache=_REVALIDATE)
+    return json_answer(state)
 
 
 def generation_answer(
@@ -102,9 +83,9 @@ def generation_answer(
 ) -> Response:
     """`GET …/generations/{gid}`. `seq` and `chunks` tell a producer that comes back where to go on."""
     if session is None:
-        return _not_found(Code.SESSION_NOT_FOUND, request, target)
+        return not_found(Code.SESSION_NOT_FOUND, request, target)
     if generation is None:
-        return _not_found(Code.GENERATION_NOT_FOUND, request, target)
+        return not_found(Code.GENERATION_NOT_FOUND, request, target)
     state: JSONObject = {
         "generationId": generation.generation_id,
         "messageId": generation.message_id,
@@ -125,10 +106,10 @@ def generation_answer(
             state[name] = decode(raw)
     if generation.ended_ms:
         state["endedAt"] = timestamp(generation.ended_ms)
-    return _json_answer(state)
+    return json_answer(state)
 
 
-def _json_answer(
+def json_answer(
     body: JSONObject, headers: Sequence[Header] = (), status: int = 200, cache: Header = caching.NO_STORE
 ) -> Response:
     """A JSON answer. Half a surrogate pair in it stays an escape."""
@@ -137,7 +118,7 @@ def _json_answer(
     return Response(status, [*content, cache, *headers], encoded)
 
 
-def _not_found(code: Code, request: Request, target: Target) -> Response:
+def not_found(code: Code, request: Request, target: Target) -> Response:
     facts: dict[str, Any] = {"session_id": target.session_id}
     if target.part_id:
         facts["generation_id" if target.part == "generations" else "message_id"] = target.part_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from broker import limits
-from broker.http import session_answers as answers, session_requests as requests
+from broker.http import session_answers as answers, session_messages as asked, session_requests as requests
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
 from broker.http.reads import LiveReaders
@@ -20,6 +20,7 @@ from broker.http.ui_stream import UIStreams
 from broker.materializer import Materializer
 from broker.partition import Partition
 from broker.settings import Settings
+from consumer.wire import Code
 
 PREFIX: Final = ROUTES_PREFIX.encode()
 LIVE_S_MAX: Final = limits.UI_STREAM_LIFE_S * 1.1 + limits.SSE_STALL_S
@@ -47,6 +48,8 @@ class SessionApi:
         target = target_of(request.method, request.path)
         if target.part == "ui-stream":
             return await unless_client_leaves(self._ui_streams.get(request, target), receive)
+        if request.method == "GET" and target.part == "messages":
+            return await self._messages(request, target)
         if request.method == "GET":
             requests.require_no_parameters(request)
             return await self._read(request, target)
@@ -57,11 +60,26 @@ class SessionApi:
         return answers.answer(target, entry, outcome, self._partition.durability)
 
     async def _read(self, request: Request, target: Target) -> Response:
-        if target.part == "messages":
-            return answers.messages_answer(request, target, await self._materializer.messages(target.path))
         session = await self._partition.session(target.path)
         if target.part == "generations":
             generation = await self._partition.generation(target.path, target.part_id)
             return answers.generation_answer(request, target, session, generation)
         stream = await self._partition.stream(target.path)
         return answers.session_answer(request, target, session, stream)
+
+    async def _messages(self, request: Request, target: Target) -> Response:
+        query = asked.query_of(request, target)
+        stream = await self._partition.stream(target.path)
+        if stream is None or stream.deleted:
+            return answers.not_found(Code.SESSION_NOT_FOUND, request, target)
+        position = asked.position_asked_for(query, stream)
+        known = asked.unchanged(request, target, stream, stream.tail if position is None else position)
+        if known is not None:
+            return known
+        if position is None:
+            messages = await self._materializer.messages(target.path)
+        else:
+            messages = await self._materializer.messages_at(target.path, stream, position)
+        if messages is None:
+            return answers.not_found(Code.SESSION_NOT_FOUND, request, target)
+        return asked.messages_answer(request, target, query, messages)

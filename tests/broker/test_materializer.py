@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,9 +15,11 @@ from hypothesis import given, settings, strategies as st
 from broker import Settings, create_app, limits, materializer
 from broker.core.entry import Entry
 from broker.core.page import records
-from broker.errors import Unavailable
-from broker.materializer import SNAPSHOT_BYTES_PER_RECORD, SNAPSHOT_RECORDS, Materializer, Messages
+from broker.errors import Overloaded, Unavailable
+from broker.folded import SNAPSHOT_BYTES_PER_RECORD, SNAPSHOT_RECORDS, Due
+from broker.materializer import Materializer, Messages
 from broker.partition import Partition
+from broker.store import Snapshot
 from consumer.session import SessionFold
 from tests.broker.core.entries import (
     SESSION,
@@ -37,11 +40,11 @@ OTHER = "sessions/other"
 
 @asynccontextmanager
 async def following(
-    store: HeldStore | None = None, sessions_max: int = 100
+    store: HeldStore | None = None, sessions_max: int = 100, bytes_max: int = limits.LIVE_SESSION_BYTES_MAX
 ) -> AsyncIterator[tuple[Partition, Materializer]]:
     """A partition, and a materializer that answers but does not run."""
     async with opened(HeldJournal(), store) as partition:
-        yield partition, Materializer(partition, sessions_max)
+        yield partition, Materializer(partition, sessions_max, bytes_max)
 
 
 @asynccontextmanager
@@ -95,6 +98,17 @@ async def require_fold(partition: Partition, materializer: Materializer, path: s
     assert fold.malformed == 0
 
 
+async def require_past(partition: Partition, materializer: Materializer, position: int, path: str = SESSION) -> None:
+    """What is told of `position` is fold(log[0..position])."""
+    stream = await partition.stream(path)
+    assert stream is not None
+    messages, fold = await materializer.messages_at(path, stream, position), SessionFold()
+    for record in (await log_of(partition, path))[:position]:
+        fold.add(record)
+    assert messages is not None
+    assert (messages.position, messages.items) == (position, fold.items())
+
+
 def text(length: int) -> bytes:
     return msgspec.json.encode("x" * length)
 
@@ -131,8 +145,47 @@ async def test_messages_are_the_fold_of_the_log_at_every_prefix() -> None:
 
 
 STEPS = st.lists(
-    st.sampled_from(("chunks", "side", "message", "finish", "stop", "checkpoint", "forget", "ask")), max_size=30
+    st.sampled_from(("chunks", "side", "message", "finish", "stop", "checkpoint", "forget", "crowd", "ask", "back")),
+    max_size=30,
 )
+
+
+class Walk:
+    """A session that steps write to, store, forget and ask for."""
+
+    def __init__(self, partition: Partition, materializer: Materializer) -> None:
+        self.partition = partition
+        self.newest = materializer
+        self._seqs: dict[str, int] = {}
+        self._generation = 0
+
+    async def step(self, number: int, step: str) -> None:
+        name = f"{'side' if step == 'side' else 'main'}-{self._generation}"
+        if step in {"chunks", "side"}:
+            seq = self._seqs.get(name, 0)
+            self._seqs[name] = seq + 1
+            await do(self.partition, chunks(name, seq, b'"%d"' % number, lane=name.partition("-")[0]))
+        elif step == "message":
+            await do(self.partition, message(f"m{number}", b'{"id":"m%d","role":"user"}' % number))
+        elif step in {"finish", "stop"} and name in self._seqs:
+            await do(self.partition, stop(name) if step == "stop" else finish(name, self._seqs[name]))
+            self._generation += 1
+        else:
+            await self._look(number, step)
+
+    async def _look(self, number: int, step: str) -> None:
+        match step:
+            case "checkpoint":
+                await self.partition.checkpoint()
+            case "forget":
+                self.newest = Materializer(self.partition, sessions_max=1)
+            case "crowd":  # another session takes the place
+                await told(self.newest, OTHER)
+            case "ask":
+                await require_fold(self.partition, self.newest)
+            case "back":
+                tail = len(await log_of(self.partition))
+                await require_past(self.partition, self.newest, number * 7 % (tail + 1))
 
 
 @settings(max_examples=40)
@@ -140,29 +193,13 @@ STEPS = st.lists(
 def test_messages_are_the_fold_whatever_was_stored_and_forgotten_between(steps: list[str]) -> None:
     async def run() -> None:
         async with following() as (partition, first):
-            newest = first
-            await do(partition, create_session())
-            seqs: dict[str, int] = {}
-            generation = 0
+            await do(partition, create_session(), create_session("m", b'{"id":"m","role":"user"}', path=OTHER))
+            walk = Walk(partition, first)
             for number, step in enumerate(steps):
-                name = f"{'side' if step == 'side' else 'main'}-{generation}"
-                if step in {"chunks", "side"}:
-                    seq = seqs.get(name, 0)
-                    entry = chunks(name, seq, b'"%d"' % number, lane=name.partition("-")[0])
-                    seqs[name] = seq + 1
-                    await do(partition, entry)
-                elif step == "message":
-                    await do(partition, message(f"m{number}", b'{"id":"m%d","role":"user"}' % number))
-                elif step in {"finish", "stop"} and name in seqs:
-                    await do(partition, stop(name) if step == "stop" else finish(name, seqs[name]))
-                    generation += 1
-                elif step == "checkpoint":
-                    await partition.checkpoint()
-                elif step == "forget":
-                    newest = Materializer(partition)
-                elif step == "ask":
-                    await require_fold(partition, newest)
-            await require_fold(partition, newest)
+                await walk.step(number, step)
+            await require_fold(partition, walk.newest)
+            for position in range(len(await log_of(partition)) + 1):
+                await require_past(partition, walk.newest, position)
 
     asyncio.run(run())
 
@@ -190,6 +227,50 @@ async def test_what_is_not_a_session_is_left_alone() -> None:
         await do(partition, message("m"))
         await until(lambda: materializer.sessions == 1)
         assert await materializer.messages("sessions/none") is None
+
+
+# -- going back ------------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_go_back_at_once_than_the_bound() -> None:
+    store = HeldStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, *ANSWER)
+        await told(materializer)
+        await partition.checkpoint()
+        stream = await partition.stream(SESSION)
+        assert stream is not None
+        store.read_gate.shut()
+        going = [
+            asyncio.create_task(materializer.messages_at(SESSION, stream, 3)) for _ in range(2 * limits.PAST_FOLDS_MAX)
+        ]
+        await store.read_gate.reached.wait()
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await materializer.messages_at(SESSION, stream, 3)
+        store.read_gate.open()
+        told_all = await asyncio.gather(*going)
+        assert all(messages is not None and messages.position == 3 for messages in told_all)
+        await require_past(partition, materializer, 4)
+
+
+async def test_session_that_ends_while_somebody_goes_back_in_it_is_not_told_in_part() -> None:
+    store, large = HeldStore(), text(limits.READ_BYTES_MAX)
+    async with following(store) as (partition, materializer):
+        await do(partition, create_session(), chunks("g", 0, large), chunks("g", 1, large), finish("g", 2))
+        await told(materializer)
+        await partition.checkpoint()
+        stream = await partition.stream(SESSION)
+        assert stream is not None
+        store.read_gate.shut()
+        going = asyncio.create_task(materializer.messages_at(SESSION, stream, 3))
+        await store.read_gate.reached.wait()
+        await do(partition, delete_session())
+        await partition.checkpoint()
+        while await partition.sweep():
+            pass
+        store.read_gate.open()
+        assert await going is None
 
 
 # -- snapshots -------------------------------------------------------------------------------------------------------
@@ -273,13 +354,23 @@ async def test_writing_snapshots_stays_linear_in_the_length_of_an_answer(chunk_b
     assert sum(written) <= (4 + SNAPSHOT_BYTES_PER_RECORD / chunk_bytes) * answer_bytes
 
 
-@pytest.mark.parametrize("stored", [b"", b"\xff", b"{}", b"[1]", b'{"version":2,"facts":{},"chunks":0,"fold":null}'])
+SPAN = bytes(16)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"", SPAN, SPAN + b"\xff", SPAN + b"{}", SPAN + b"[1]", SPAN + b'{"version":9,"facts":{},"chunks":0,"fold":null}'],
+)
 async def test_snapshot_that_cannot_be_read_is_folded_anew(stored: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with following() as (partition, materializer):
         await do(partition, *ANSWER)
         await told(materializer)
-        damaged = [msgspec.structs.replace(s, messages=[(0, "m", stored)]) for s in materializer.snapshots()]
-        partition.snapshots = lambda: [damaged.pop()] if damaged else []
+        damaged = [msgspec.structs.replace(s, messages=[(0, "m", stored)]) for s in await materializer.snapshots()]
+
+        async def take() -> list[Snapshot]:
+            return [damaged.pop()] if damaged else []
+
+        partition.snapshots = take
         await partition.checkpoint()
         restarted = Materializer(partition)
         await require_fold(partition, restarted)
@@ -299,7 +390,7 @@ async def test_checkpoint_that_fails_keeps_what_it_owed() -> None:
         store.write_errors.append(Unavailable("disk full"))
         with pytest.raises(Unavailable):
             await partition.checkpoint()
-        assert materializer.snapshots() == []
+        assert await materializer.snapshots() == []
         await do(partition, message("m2"))
         await told(materializer)
         await partition.checkpoint()
@@ -325,6 +416,91 @@ async def test_snapshot_in_hand_while_its_session_is_forgotten_loses_nothing() -
         await require_fold(partition, Materializer(partition))
 
 
+async def test_snapshots_that_cannot_be_made_do_not_hold_up_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with following() as (partition, materializer):
+        await do(partition, *ANSWER)
+        await told(materializer)
+
+        def fail(_self: Due) -> None:
+            raise RecursionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Due, "encode", fail)
+            await partition.checkpoint()
+        assert partition.counts.checkpoints == 1
+        assert "snapshots are made later" in caplog.text
+        await partition.checkpoint()
+        restarted = Materializer(partition)
+        await require_fold(partition, restarted)
+        assert restarted.records_folded == 0
+
+
+async def test_checkpoint_that_is_given_up_while_it_takes_snapshots_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def wait(_self: Due) -> None:
+        begun.set()
+        may_go_on.wait()
+
+    async with following() as (partition, materializer):
+        await do(partition, *ANSWER)
+        await told(materializer)
+        with monkeypatch.context() as patch:
+            patch.setattr(Due, "encode", wait)
+            checkpoint = asyncio.create_task(partition.checkpoint())
+            await until(begun.is_set)
+            checkpoint.cancel()
+            with suppress(asyncio.CancelledError):
+                await checkpoint
+            may_go_on.set()
+        await partition.checkpoint()
+        restarted = Materializer(partition)
+        await require_fold(partition, restarted)
+        assert restarted.records_folded == 0
+
+
+async def test_session_is_folded_on_while_its_snapshot_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored then is the state before, whole."""
+    begun, may_go_on, encode = threading.Event(), threading.Event(), Due.encode
+
+    def wait(self: Due) -> None:
+        begun.set()
+        may_go_on.wait()
+        encode(self)
+
+    store = HeldStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, create_session(), chunks("g", 0, *[b'"x"'] * SNAPSHOT_RECORDS))
+        await told(materializer)
+        monkeypatch.setattr(Due, "encode", wait)
+        checkpoint = asyncio.create_task(partition.checkpoint())
+        await until(begun.is_set)
+        await do(partition, chunks("g", 1, b'"y"'), message("m"), finish("g", 2))
+        await require_fold(partition, materializer)
+        may_go_on.set()
+        await checkpoint
+        assert await snapshot_positions(store) == [SNAPSHOT_RECORDS + 1]
+        restarted = Materializer(partition)
+        await require_fold(partition, restarted)
+        assert restarted.records_folded == 3
+
+
+async def test_more_snapshots_than_one_checkpoint_takes_ride_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SNAPSHOT_STEP_BYTES", 1_000)
+    monkeypatch.setattr(limits, "SNAPSHOT_ROUND_BYTES", 10_000)
+    store = HeldStore()
+    async with following(store) as (partition, materializer):
+        paths = [f"sessions/{number}" for number in range(5)]
+        for path in paths:
+            await do(partition, create_session("m", b'{"id":"m","role":"user","text":%b}' % text(3_000), path=path))
+            await told(materializer, path)
+        for _ in range(4):
+            await partition.checkpoint()
+        assert [len(checkpoint.snapshots) for checkpoint in store.written] == [2, 2, 1]
+
+
 # -- what it forgets -------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +516,36 @@ async def test_least_recently_used_session_is_forgotten_and_folded_again() -> No
         assert materializer.records_folded == 3
         await require_fold(partition, materializer, paths[1])
         assert materializer.records_folded == 4
+
+
+async def test_sessions_that_take_too_much_together_are_forgotten_the_one_in_use_last() -> None:
+    async with following(bytes_max=50_000) as (partition, materializer):
+        paths = [f"sessions/{number}" for number in range(4)]
+        for path in paths:
+            await do(
+                partition, create_session(path=path), chunks("g", 0, text(20_000), path=path), finish("g", 1, path=path)
+            )
+            await told(materializer, path)
+        assert materializer.sessions == 2
+        assert 40_000 < materializer.size_bytes < 50_000
+        await do(partition, chunks("h", 0, text(60_000), path=paths[0]))
+        await require_fold(partition, materializer, paths[0])
+        assert (materializer.sessions, materializer.size_bytes > 80_000) == (1, True)
+        await require_fold(partition, materializer, paths[1])
+        assert (materializer.sessions, materializer.size_bytes < 50_000) == (1, True)
+        await do(partition, delete_session(path=paths[1]))
+        assert await materializer.messages(paths[1]) is None
+        await require_fold(partition, materializer, paths[2])
+
+
+async def test_size_of_an_answer_is_known_when_it_was_stored() -> None:
+    """Its records say ten times as much as they fold to."""
+    async with following() as (partition, materializer):
+        await do(partition, create_session(), chunks("g", 0, *[b'"x"'] * 2000), finish("g", 1))
+        await told(materializer)
+        before = materializer.size_bytes
+        await partition.checkpoint()
+        assert materializer.size_bytes < before / 10
 
 
 async def test_more_moving_sessions_than_memory_holds_are_not_folded_again_and_again() -> None:

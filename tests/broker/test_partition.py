@@ -552,7 +552,11 @@ async def test_checkpoint_that_fails_loses_nothing_and_is_written_next_time() ->
     snapshot = Snapshot(SESSION, 1, 1, [(0, "m", b"{}")])
     taken = [[snapshot], []]
     async with opened(journal, store) as partition:
-        partition.snapshots = lambda: taken.pop(0) if taken else []
+
+        async def take() -> list[Snapshot]:
+            return taken.pop(0) if taken else []
+
+        partition.snapshots = take
         await partition.propose(create(b"1"))
         await partition.propose(create(b"1", path="gone"))
         await partition.propose(delete(path="gone"))

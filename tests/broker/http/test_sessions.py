@@ -635,7 +635,12 @@ BAD: list[tuple[str, str, bytes, Mapping[str, str], Code]] = [
             ("&".join(f"p{n}=" for n in range(100)), Code.INVALID_PARAMETER),
         )
     ],
-    ("GET", f"{MESSAGES}?at=x", b"", {}, Code.INVALID_PARAMETER),
+    *[
+        ("GET", f"{MESSAGES}?{query}", b"", {}, Code.INVALID_PARAMETER)
+        for query in ("when=x", "limit=0", "limit=1001", "limit=x", "limit=-1", "after=x", "after=", "at=-1&at=-1")
+    ],
+    *[("GET", f"{MESSAGES}{mid}?at={at}", b"", {}, Code.INVALID_OFFSET) for mid in ("", "/m") for at in ("x", "")],
+    ("GET", f"{MESSAGES}/m?limit=1", b"", {}, Code.INVALID_PARAMETER),
     ("GET", f"{S}?x", b"", {}, Code.INVALID_PARAMETER),
     # finish
     *[

@@ -1,0 +1,113 @@
+"""`GET /v1/sessions/{sid}/messages[/{mid}]`: what is asked for, and the answer. Pure.
+
+at=OFFSET     the messages as they stood there; without it, as they stand now
+limit=N       at most so many; `next` tells where the others begin
+after=TOKEN   the `next` of the page before. Pages of one state are had by the first one's `offset` as their `at`
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from broker import limits
+from broker.core.offset import InvalidOffset, format_offset, parse_offset
+from broker.core.state import Stream
+from broker.http import caching
+from broker.http.problems import BadRequest
+from broker.http.reads import position_of
+from broker.http.request import Request, parameters_of
+from broker.http.response import Header, Response
+from broker.http.session_answers import json_answer, not_found
+from broker.http.session_routes import Target
+from broker.materializer import Messages
+from consumer.plain import JSONObject
+from consumer.wire import Code
+
+_LIMIT: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_OF_LIST: Final = frozenset({"at", "limit", "after"})
+_OF_ONE: Final = frozenset({"at"})
+_REVALIDATE: Final[Header] = (b"cache-control", b"private, no-cache")
+
+
+class Query(msgspec.Struct, frozen=True):
+    """What is asked for. `after` is the life that a page belongs to, and how many messages lie before it."""
+
+    at: str | None = None
+    limit: int | None = None
+    after: tuple[int, int] | None = None
+
+
+def query_of(request: Request, target: Target) -> Query:
+    """Raises BadRequest for a parameter that is unknown or means nothing."""
+    parameters = parameters_of(request.query)
+    unknown = parameters.keys() - (_OF_ONE if target.part_id else _OF_LIST)
+    if unknown:  # an answer without what was asked for would pass for one with it
+        raise BadRequest(Code.INVALID_PARAMETER, f"unknown: {', '.join(sorted(unknown))[:200]}")
+    return Query(parameters.get("at"), _limit(parameters.get("limit")), _after(parameters.get("after")))
+
+
+def _limit(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if _LIMIT.fullmatch(text) is None or int(text) > limits.MESSAGES_PAGE_MAX:
+        raise BadRequest(Code.INVALID_PARAMETER, f"limit: 1 to {limits.MESSAGES_PAGE_MAX}")
+    return int(text)
+
+
+def _after(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        count, life = parse_offset(text)
+    except InvalidOffset:
+        raise BadRequest(Code.INVALID_PARAMETER, "after: the `next` of a page") from None
+    return life, count
+
+
+def position_asked_for(query: Query, stream: Stream) -> int | None:
+    """Where in the session's log; None for its end. Raises BadRequest: OFFSET_GONE, INVALID_OFFSET."""
+    if query.after is not None and query.after[0] != stream.incarnation:
+        raise BadRequest(Code.OFFSET_GONE, "the session began anew since that page")
+    return None if query.at is None else position_of(query.at, stream)
+
+
+def unchanged(request: Request, target: Target, stream: Stream, position: int) -> Response | None:
+    """The answer to a client that has the list as it is at that position: nothing needs to be folded for it."""
+    headers = _headers(stream, position)
+    if target.part_id or not caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
+        return None
+    return Response(304, headers)
+
+
+def messages_answer(request: Request, target: Target, query: Query, messages: Messages) -> Response:
+    """The answer. The offset says what is in the messages, so it is their entity tag."""
+    headers = _headers(messages.stream, messages.position)
+    body = _one(target, messages) if target.part_id else _list(target, query, messages)
+    if body is None:
+        return not_found(Code.MESSAGE_NOT_FOUND, request, target)
+    if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
+        return Response(304, headers)
+    return json_answer(body, headers[:-1], cache=headers[-1])
+
+
+def _headers(stream: Stream, position: int) -> list[Header]:
+    offset = stream.offset(position).encode()
+    return [(b"etag", b'"%b"' % offset), (b"stream-next-offset", offset), _REVALIDATE]
+
+
+def _one(target: Target, messages: Messages) -> JSONObject | None:
+    return next((item for item in messages.items if item["id"] == target.part_id), None)
+
+
+def _list(target: Target, query: Query, messages: Messages) -> JSONObject:
+    first = query.after[1] if query.after else 0
+    end = len(messages.items) if query.limit is None else first + query.limit
+    return {
+        "sessionId": target.session_id,
+        "offset": messages.stream.offset(messages.position),
+        "messages": [*messages.items[first:end]],
+        "next": format_offset(end, messages.stream.incarnation) if end < len(messages.items) else None,
+    }

@@ -1,0 +1,147 @@
+"""`GET /v1/sessions/{sid}/messages`: at an offset, in pages, and only when there is something new."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from broker import limits
+from consumer.session import SessionFold
+from tests.broker.http.asgi import Answer, Client, broker
+
+S = "/v1/sessions/s"
+G = f"{S}/generations/g"
+STREAM = "/v1/stream/sessions/s"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with broker() as client:
+        yield client
+
+
+async def conversation(client: Client) -> None:
+    await client.put(S, body=b'{"message":{"id":"q","role":"user","text":"?"}}')
+    for seq in range(3):
+        await client.post(f"{G}/chunks?messageId=a&format=text", b'["x","y"]', producer_seq=str(seq))
+    await client.post(f"{S}/messages", b'{"id":"late","role":"user"}')
+    await client.post(f"{G}/chunks", b'"z"', producer_seq="3")
+    await client.post(f"{G}/finish", b'{"status":"failed"}', producer_seq="4")
+    await client.post(f"{S}/messages", b'{"id":"end","role":"user"}')
+
+
+async def offsets(client: Client) -> list[str]:
+    """The offset of every position, from 0 on."""
+    stream = await client.get(STREAM)
+    life = stream.offset[16:]
+    return [f"{position:016x}{life}" for position in range(len(stream.json) + 1)]
+
+
+def ids(answer: Answer) -> list[str]:
+    return [message["id"] for message in answer.json["messages"]]
+
+
+async def test_messages_at_every_offset_are_the_fold_of_the_log_up_to_it(client: Client) -> None:
+    await conversation(client)
+    fold, log = SessionFold(), (await client.get(STREAM)).json
+    for offset, record in zip(await offsets(client), [*log, None], strict=True):
+        told = await client.get(f"{S}/messages?at={offset}")
+        assert (told.status, told.json["offset"], told.offset) == (200, offset, offset)
+        assert told.json["messages"] == fold.items()
+        for item in fold.items():
+            one = await client.get(f"{S}/messages/{item['id']}?at={offset}")
+            assert one.json == item
+        fold.add(record)
+
+
+async def test_message_that_began_later_is_not_there_yet(client: Client) -> None:
+    await conversation(client)
+    early = (await offsets(client))[1]
+    assert ids(await client.get(f"{S}/messages?at={early}")) == ["q"]
+    missing = await client.get(f"{S}/messages/a?at={early}")
+    assert (missing.status, missing.code) == (404, "MESSAGE_NOT_FOUND")
+
+
+async def test_the_start_and_now_are_offsets_too(client: Client) -> None:
+    await conversation(client)
+    assert ids(await client.get(f"{S}/messages?at=-1")) == []
+    now, latest = await client.get(f"{S}/messages?at=now"), await client.get(f"{S}/messages")
+    assert (now.body, now.headers["etag"]) == (latest.body, latest.headers["etag"])
+
+
+async def test_offset_of_another_life_is_gone_and_one_beyond_the_end_is_none(client: Client) -> None:
+    await conversation(client)
+    known = await offsets(client)
+    beyond = await client.get(f"{S}/messages?at=00000000000000ff{known[0][16:]}")
+    assert (beyond.status, beyond.code) == (400, "INVALID_OFFSET")
+    await client.send("DELETE", S)
+    assert (await client.get(f"{S}/messages?at={known[3]}")).code == "SESSION_NOT_FOUND"
+    await client.put(S)
+    gone = await client.get(f"{S}/messages?at={known[3]}")
+    assert (gone.status, gone.code) == (410, "OFFSET_GONE")
+
+
+async def test_pages_have_each_message_once(client: Client) -> None:
+    await conversation(client)
+    whole = (await client.get(f"{S}/messages")).json
+    assert whole["next"] is None
+    for limit in (1, 2, 3, 4, 1000):
+        found: list[Any] = []
+        page = (await client.get(f"{S}/messages?limit={limit}")).json
+        while page["next"] is not None:
+            assert len(page["messages"]) == limit
+            found += page["messages"]
+            page = (await client.get(f"{S}/messages?limit={limit}&after={page['next']}&at={whole['offset']}")).json
+        assert found + page["messages"] == whole["messages"]
+
+
+async def test_page_after_the_last_has_nothing_until_there_is_more(client: Client) -> None:
+    await conversation(client)
+    page = (await client.get(f"{S}/messages?limit=3")).json
+    assert ids(await client.get(f"{S}/messages?limit=9&after={page['next']}")) == ["end"]
+    await client.post(f"{S}/messages", b'{"id":"more","role":"user"}')
+    assert ids(await client.get(f"{S}/messages?after={page['next']}")) == ["end", "more"]
+    past = await client.get(f"{S}/messages?after={page['next']}&at={page['offset']}")
+    assert ids(past) == ["end"]
+
+
+async def test_page_of_another_life_is_gone(client: Client) -> None:
+    await conversation(client)
+    token = (await client.get(f"{S}/messages?limit=1")).json["next"]
+    await client.send("DELETE", S)
+    await conversation(client)
+    gone = await client.get(f"{S}/messages?after={token}")
+    assert (gone.status, gone.code) == (410, "OFFSET_GONE")
+
+
+async def test_list_that_is_known_is_not_folded_to_say_so(client: Client) -> None:
+    await conversation(client)
+    known = await client.get(f"{S}/messages")
+    tags = {offset: f'"{offset}"' for offset in await offsets(client)}
+    folded = client.app.materializer.records_folded
+    same = await client.get(f"{S}/messages", if_none_match=known.headers["etag"])
+    assert (same.status, same.body, same.offset) == (304, b"", known.offset)
+    for offset, tag in tags.items():
+        past = await client.get(f"{S}/messages?at={offset}", if_none_match=tag)
+        assert (past.status, past.headers["etag"]) == (304, tag)
+    assert client.app.materializer.records_folded == folded
+
+
+async def test_going_on_from_where_one_went_back_to_folds_only_what_lies_between(client: Client) -> None:
+    await conversation(client)
+    await client.get(f"{S}/messages")
+    known = await offsets(client)
+    counts = []
+    for position in (6, 6, 7, 5):
+        before = client.app.materializer.records_folded
+        await client.get(f"{S}/messages?at={known[position]}")
+        counts.append(client.app.materializer.records_folded - before)
+    assert counts == [5, 0, 1, 4]  # the answer began at 1
+
+
+async def test_page_asks_for_no_more_than_the_bound(client: Client) -> None:
+    await client.put(S)
+    allowed = await client.get(f"{S}/messages?limit={limits.MESSAGES_PAGE_MAX}")
+    assert allowed.status == 200
