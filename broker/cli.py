@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -168,14 +169,22 @@ def produce(
 @click.argument("stream")
 @click.option("--offset", default=OFFSET_START, help="Where to begin: -1 (the start), now, or the token of an offset.")
 @click.option("--follow/--no-follow", default=True, help="Go on with what comes, or end at the present end.")
+@click.option(
+    "--offset-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep where it stands in this file, and begin there.",
+)
 @_url
 @_json
-def tail(*, stream: str, offset: str, follow: bool, url: str, as_json: bool) -> None:
+def tail(*, stream: str, offset: str, follow: bool, offset_file: Path | None, url: str, as_json: bool) -> None:
     """Print the records of STREAM, and follow it.
 
     One record a line, as they come, until the stream is closed; lost connections are taken up again. STREAM is a path,
     such as sessions/SESSION, or a URL on the broker. A byte stream is printed as it is. With --json each line is a
     batch: records (bytes in base64), nextOffset (where to begin next time), upToDate, closed.
+
+    With --offset-file each record is printed at least once over any number of runs, crashes included: the file is
+    replaced after a batch was printed. --offset then says where the first run begins.
     """
     from consumer.address import broker_url, stream_url  # noqa: PLC0415  `serve` has no use for it
 
@@ -184,11 +193,13 @@ def tail(*, stream: str, offset: str, follow: bool, url: str, as_json: bool) -> 
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="STREAM") from error
 
+    offsets = consumer.MemoryOffsets() if offset_file is None else consumer.FileOffsets(offset_file)
+
     async def run() -> None:
         async with consumer.Reader(url, limits=consumer.Limits(deadline_s=FIRST_ANSWER_S_MAX)) as reading:
-            reached = await _print_batches(reading.follow(stream, offset, live=False), as_json=as_json)
+            reached = await _print_batches(reading.follow(stream, offset, live=False, offsets=offsets), as_json=as_json)
             if follow and not reached.closed:
-                await _print_batches(reading.follow(stream, reached.next_offset), as_json=as_json)
+                await _print_batches(reading.follow(stream, offsets=offsets), as_json=as_json)
 
     _run(run, url)
 

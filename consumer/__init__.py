@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Conflict,
         Gone,
         NotFound,
+        OffsetsFailed,
         RateLimited,
         Refused,
         TooLarge,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         ValueFailed,
     )
     from consumer.limits import Limits
+    from consumer.offsets import FileOffsets, MemoryOffsets, OffsetStore, SqliteOffsets
     from consumer.reader import Reader, Snapshot
     from consumer.view import Change, SessionView
 
@@ -37,14 +39,19 @@ __all__ = [
     "ClientError",
     "Closed",
     "Conflict",
+    "FileOffsets",
     "Gone",
     "Limits",
+    "MemoryOffsets",
     "NotFound",
+    "OffsetStore",
+    "OffsetsFailed",
     "RateLimited",
     "Reader",
     "Refused",
     "SessionView",
     "Snapshot",
+    "SqliteOffsets",
     "TooLarge",
     "Unavailable",
     "ValueFailed",
@@ -53,10 +60,14 @@ __all__ = [
 _HOMES = {
     "Batch": "batch",
     "Change": "view",
+    "FileOffsets": "offsets",
     "Limits": "limits",
+    "MemoryOffsets": "offsets",
+    "OffsetStore": "offsets",
     "Reader": "reader",
     "SessionView": "view",
     "Snapshot": "reader",
+    "SqliteOffsets": "offsets",
 }
 
 

@@ -17,6 +17,7 @@
     ├── BadAnswer           what came back is malformed: a proxy, another service, or a bug
     ├── TooLarge            above a limit of ours: in one answer, or …
     │   └── ChunkTooLarge   … in one chunk or record, which was not queued
+    ├── OffsetsFailed       a store of offsets could not be read or written; `__cause__` says why
     ├── ValueFailed         a function given for a header or a parameter raised; nothing was sent
     ├── BufferFull          no room at the moment, and the caller chose not to wait
     ├── Finished            written, or finished again, after the end
@@ -47,6 +48,7 @@ __all__ = [
     "Gap",
     "Gone",
     "NotFound",
+    "OffsetsFailed",
     "RateLimited",
     "Refused",
     "TooLarge",
@@ -235,6 +237,15 @@ class BadAnswer(ClientError):
     """What came back breaks the protocol, and nothing was taken from it. The URL may not be a broker's."""
 
     code = "BAD_ANSWER"
+
+
+class OffsetsFailed(ClientError):
+    """The store of a reader's offsets could not be read or written; `__cause__` is why.
+
+    The batch whose offset was to be saved has been handed out and counts as not handled: the next reader gets it again.
+    """
+
+    code = "OFFSETS_FAILED"
 
 
 class ValueFailed(ClientError):

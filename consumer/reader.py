@@ -11,11 +11,12 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import anyio
 import msgspec
 
-from consumer.address import broker_url, messages_target, stream_url, with_query
+from consumer.address import broker_url, messages_target, source_path, stream_url, with_query
 from consumer.answer import check
 from consumer.batch import Batch, Events, Form, is_text, page
 from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
 from consumer.limits import Limits
+from consumer.offsets import OffsetStore
 from consumer.plain import NotJSON, decode
 from consumer.retry import persist
 from consumer.transport import EventConnection, HttpTransport, Pool, Request
@@ -65,6 +66,7 @@ class Reader:
         )
         self._transport = HttpTransport(base_url, self._limits, pool, headers=headers, params=params)
         self._route = _Route()
+        self._followers: set[_Follower] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,8 +80,28 @@ class Reader:
         """Close all connections; reads under way fail."""
         await self._transport.aclose()
 
+    async def reconnect(self) -> None:
+        """Give up every connection, and wait for nothing: whoever follows asks again at once, at the same offset.
+
+        For the moment when an application comes to the foreground, or the network back. After a sleep a connection may
+        be dead without a sign, and be taken for a quiet one until `silence_s_max` has passed; a wait between attempts
+        may have most of its time to go. What was handed out is not handed out again, and deadlines begin anew.
+        """
+        for follower in self._followers:
+            follower.reconnect()
+        await self._transport.renew()
+
+    def name_of(self, stream: str) -> str:
+        """The name of a stream in an OffsetStore: the path of its URL, as the broker has it."""
+        return source_path(self._broker, stream)
+
     async def follow(
-        self, stream: str, offset: str = OFFSET_START, *, live: Live = True
+        self,
+        stream: str,
+        offset: str = OFFSET_START,
+        *,
+        live: Live = True,
+        offsets: OffsetStore | None = None,
     ) -> AsyncGenerator[Batch, None]:
         """The batches of a stream from `offset` on, until it is closed, or without `live` until its present end.
 
@@ -93,20 +115,33 @@ class Reader:
         comes by long-poll in any case: events turn CR and CR LF into LF. `live="sse"` and `live="long-poll"` insist on
         one of them, for every content type.
 
+        With `offsets`, it begins where that store left off, at `offset` if it knows nothing of the stream. The offset
+        behind a batch is saved when the caller comes back for the next one, before that is asked for; so what is saved
+        has been handled. A batch out of which the loop is left (`break`, an error, cancellation, a crash) counts as not
+        handled: the next reader begins with it, and sees every record from there on once. For exactly once save the
+        offset yourself, in the transaction that stores what was made of the records: `SqliteOffsets.put`. After Gone,
+        what is stored is of no use: `forget` it.
+
         Nothing is read ahead of the caller: one that is slow delays nobody and loses nothing. Who leaves the loop early
         frees the connection at once with `contextlib.aclosing`.
         """
-        follower = self._follower(stream, offset, live)
+        name = self.name_of(stream)
+        begin = await offsets.load(name) if offsets is not None else None
+        follower = self._follower(stream, begin or offset, live)
         deadline_s = self._limits.follow_deadline_s if live else self._limits.deadline_s
+        self._followers.add(follower)
         try:
             while True:
                 batch = await self._step(follower, deadline_s)
                 if batch is None:
                     continue
                 yield batch
+                if offsets is not None:
+                    await offsets.save(name, batch.next_offset)
                 if batch.closed or (batch.up_to_date and not live):
                     return
         finally:
+            self._followers.discard(follower)
             await follower.aclose()
 
     async def read(self, stream: str, offset: str = OFFSET_START) -> Batch:
@@ -140,7 +175,7 @@ class Reader:
     ) -> Batch | None:
         """One step of the follower. What it raises tells where its caller goes on, which has nothing of this step."""
         try:
-            return await persist(follower.attempt, self._limits, deadline_s=deadline_s, interrupts=False)
+            return await follower.step(deadline_s)
         except ClientError as error:
             error.offset = error.offset or go_on_at or follower.offset
             raise
@@ -187,6 +222,23 @@ class _Follower:
         self._first_event_s_max = limits.first_event_s_max
         self._connection: EventConnection | None = None
         self._events = Events(Form.JSON)
+        self._step = anyio.CancelScope()
+        self._starts_anew = False
+
+    async def step(self, deadline_s: float | None) -> Batch | None:
+        """What `attempt` returns when it is answered. Raises as `persist`."""
+        while True:
+            if self._starts_anew:
+                self._starts_anew = False
+                await self.aclose()
+            with anyio.CancelScope() as self._step:
+                return await persist(self.attempt, self._limits, deadline_s=deadline_s, interrupts=False)
+
+    def reconnect(self) -> None:
+        """Give up the connection and whatever this waits for, and go on from the offset."""
+        # Nothing gets lost: an attempt does not wait between moving the offset and returning the batch.
+        self._starts_anew = True
+        self._step.cancel()
 
     async def attempt(self) -> Batch | None:
         """The next batch that tells something; None if there was none yet, and it is worth asking again at once.

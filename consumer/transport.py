@@ -6,8 +6,10 @@ It does not retry, and it does not judge what comes back.
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
@@ -89,46 +91,60 @@ class HttpTransport:
         self._answer_bytes_max = pool.answer_bytes_max
         self._headers = checked_headers(headers)
         self._params = checked_params(params)
-        self._client = httpx.AsyncClient(
+        self._client = partial(
+            httpx.AsyncClient,
+            verify=httpx.create_ssl_context(),  # takes ten times as long as all the rest, so it is made once
             limits=httpx.Limits(
                 max_connections=pool.connections_max,
                 max_keepalive_connections=pool.connections_idle_max,
                 keepalive_expiry=pool.connection_idle_s,
             ),
         )
+        self._pool = _Pooled(self._client())
 
     async def send(self, request: Request) -> Response:
         """See Transport."""
-        answer = await self._begin(request)
-        try:
-            return Response(answer.status_code, answer.headers, await self._body(answer))
-        finally:
-            await answer.aclose()
+        async with self._pool.in_use() as client:
+            answer = await self._begin(client, request)
+            try:
+                return Response(answer.status_code, answer.headers, await self._body(answer))
+            finally:
+                await answer.aclose()
 
     async def connect(self, request: Request) -> EventConnection:
         """A live connection. Raises what the answer stands for if it is no success, BadAnswer if it is another kind."""
         # A compressing proxy would hold events back until its buffer is full.
         live = {"accept": EVENT_STREAM, "accept-encoding": "identity", "cache-control": "no-store"}
-        answer = await self._begin(request, live)
-        if is_success(answer.status_code) and media_type(answer.headers.get("content-type", "")) == EVENT_STREAM:
-            return EventConnection(answer, self._answer_bytes_max)
-        try:
-            if is_success(answer.status_code):
+        async with AsyncExitStack() as opened:
+            client = await opened.enter_async_context(self._pool.in_use())
+            answer = await self._begin(client, request, live)
+            opened.push_async_callback(answer.aclose)
+            if not is_success(answer.status_code):
+                raise error_of(Response(answer.status_code, answer.headers, await self._body(answer)))
+            if media_type(answer.headers.get("content-type", "")) != EVENT_STREAM:
                 raise BadAnswer(f"asked for events and got {answer.headers.get('content-type', 'no content type')}")
-            raise error_of(Response(answer.status_code, answer.headers, await self._body(answer)))
-        finally:
-            await answer.aclose()
+            return EventConnection(answer, self._answer_bytes_max, opened.pop_all())
+
+    async def renew(self) -> None:
+        """Use none of the present connections again: they may be dead without a sign, as after a computer's sleep.
+
+        Requests under way are not cut; theirs close as they end.
+        """
+        retired, self._pool = self._pool, _Pooled(self._client())
+        await retired.retire()
 
     async def aclose(self) -> None:
         """See Transport."""
-        await self._client.aclose()
+        await self._pool.client.aclose()
 
-    async def _begin(self, request: Request, more: Mapping[str, str] | None = None) -> httpx.Response:
+    async def _begin(
+        self, client: httpx.AsyncClient, request: Request, more: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         """The head of an answer; the body is still to be read, or to be closed."""
         wait_s_max = self._limits.attempt_timeout_s
         headers = await evaluate(self._headers, wait_s_max=wait_s_max)
         params = await evaluate(self._params, wait_s_max=wait_s_max)
-        built = self._client.build_request(
+        built = client.build_request(
             request.method,
             self._url(request.target, params),
             headers={**headers, **(more or {}), **request.headers},
@@ -136,7 +152,7 @@ class HttpTransport:
             timeout=httpx.Timeout(request.silence_s_max or wait_s_max, connect=self._limits.connect_timeout_s),
         )
         try:
-            return await self._client.send(built, stream=True)
+            return await client.send(built, stream=True)
         except httpx.RequestError as error:
             raise _attempt_failed(error) from error
 
@@ -159,16 +175,46 @@ class HttpTransport:
         return bytes(body)
 
 
-class EventConnection:
-    """One live answer: events as they come, never more than `bytes_max` between two calls of `batch_taken`."""
+class _Pooled:
+    """A pool of connections, and how many requests use it: one that is retired is closed by the last of them."""
 
-    def __init__(self, response: httpx.Response, bytes_max: int) -> None:
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self._requests = 0
+        self._is_retired = False
+
+    @asynccontextmanager
+    async def in_use(self) -> AsyncGenerator[httpx.AsyncClient, None]:
+        self._requests += 1
+        try:
+            yield self.client
+        finally:
+            self._requests -= 1
+            await self._close_if_done()
+
+    async def retire(self) -> None:
+        self._is_retired = True
+        await self._close_if_done()
+
+    async def _close_if_done(self) -> None:
+        if self._is_retired and not self._requests:
+            with anyio.CancelScope(shield=True):
+                await self.client.aclose()
+
+
+class EventConnection:
+    """One live answer: events as they come, never more than `bytes_max` between two calls of `batch_taken`.
+
+    `opened` closes all that it consists of.
+    """
+
+    def __init__(self, response: httpx.Response, bytes_max: int, opened: AsyncExitStack) -> None:
         self.headers: Mapping[str, str] = response.headers
         self.is_useful = False
         """Whether it brought anything new. The reader says so."""
         self.fell_silent = False
         """It was given up because nothing came for too long."""
-        self._response = response
+        self._opened = opened
         self._meter = _Meter(response, bytes_max)
         metered = httpx.Response(response.status_code, headers=response.headers, stream=self._meter)
         self._events = EventSource(metered).aiter_sse()
@@ -202,8 +248,8 @@ class EventConnection:
         self._meter.bytes_seen = 0
 
     async def aclose(self) -> None:
-        await self._events.aclose()
-        await self._response.aclose()
+        async with self._opened:
+            await self._events.aclose()
 
 
 class _Meter(httpx.AsyncByteStream):

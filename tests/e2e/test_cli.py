@@ -150,6 +150,18 @@ async def test_tail_follows_until_it_is_interrupted_and_is_quiet_about_it(broker
         assert await tailing.wait() == 130
 
 
+async def test_tail_with_an_offset_file_goes_on_where_the_last_run_ended(broker: Broker, tmp_path: Path) -> None:
+    tail = ("tail", "sessions/s", "--no-follow", "--offset-file", str(tmp_path / "offsets"))
+    await run(broker, "produce", "s", "--format", "text", stdin='"a"')
+    first = await run(broker, *tail)
+    await run(broker, "produce", "s", "--format", "text", stdin='"b"')
+    second, third = await run(broker, *tail), await run(broker, *tail)
+
+    assert [line.count('"chunk":"a"') for line in first.stdout.splitlines()] == [0, 1, 0]
+    assert [line.count('"chunk":"b"') for line in second.stdout.splitlines()] == [0, 1, 0]
+    assert (third.stdout, third.returncode) == ("", 0)
+
+
 async def test_tail_goes_on_after_the_broker_was_killed(broker: Broker) -> None:
     await run(broker, "produce", "s", "--format", "text", stdin='"a"')
     async with await started(broker, "tail", "sessions/s", "--offset", "now") as tailing:
