@@ -24,6 +24,7 @@ from broker.http.subscription_api import SubscriptionApi
 from broker.http.subscriptions import error_form
 from broker.http.traffic import Traffic
 from broker.http.upload import Uploads
+from broker.http.websocket import WebSocketEndpoint
 from broker.journal import Journal
 from broker.journal.memory import MemoryJournal
 from broker.journal.sqlite import SqliteJournal
@@ -72,6 +73,7 @@ class App:
             Endpoint(session_api.PREFIX, sessions.respond, traffic, live_s_max=session_api.LIVE_S_MAX),
         )
         self._ndjson = NdjsonEndpoint(uploads, bodies)
+        self._websocket = WebSocketEndpoint(uploads, bodies)
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
         self._others = Framework(
             routes=status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
@@ -84,12 +86,15 @@ class App:
         await self._handler(scope)(scope, receive, send)
 
     def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-        if scope["type"] == "http":
-            path, root_bytes = raw_path_of(scope), len(scope.get("root_path", ""))
-            for api in self._apis:
-                if path.startswith(api.prefix, root_bytes):
-                    is_upload = api.prefix == session_api.PREFIX and self._ndjson.takes(scope)
-                    return self._ndjson if is_upload else api
+        if scope["type"] == "lifespan":
+            return self._others
+        path, root_bytes = raw_path_of(scope), len(scope.get("root_path", ""))
+        if scope["type"] == "websocket":
+            return self._websocket if path.startswith(session_api.PREFIX, root_bytes) else self._others
+        for api in self._apis:
+            if path.startswith(api.prefix, root_bytes):
+                is_upload = api.prefix == session_api.PREFIX and self._ndjson.takes(scope)
+                return self._ndjson if is_upload else api
         return self._others
 
     @asynccontextmanager

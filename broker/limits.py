@@ -37,6 +37,8 @@ UPLOAD_IN_FLIGHT_MAX: Final = 64
 lost its acks and repeats all of them is told where each landed."""
 UPLOAD_IN_FLIGHT_BYTES_MAX: Final = 4 * MIB
 """Their bytes: one body's. Beyond either, nothing more is read from the socket."""
+FRAME_BYTES: Final = 4 * KIB
+"""What a WebSocket frame may have around the body in it."""
 UPLOAD_SILENCE_S: Final = 600.0
 """How long an upload may be silent, lines and frames that only say "still here" included: the longest lease."""
 UPLOAD_WATCH_S: Final = 60.0

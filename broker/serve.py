@@ -156,7 +156,10 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=protocol(app.fast_appends) if settings.fast_path else "httptools",
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=settings.body_bytes_max + limits.FRAME_BYTES,
+                # A client may ask for it, and each that does would hold some hundred KiB of window here.
+                ws_per_message_deflate=False,
                 lifespan="off",  # `_serve` runs it, so that a StartError gets out
                 log_config=None,
                 log_level="warning",

@@ -51,6 +51,7 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.METHOD_NOT_ALLOWED: Standing(405, "The method is not allowed here"),
     Code.BODY_TOO_LARGE: Standing(413, "The body is too large"),
     Code.UNSUPPORTED_CODING: Standing(415, "The content coding is not known"),
+    Code.UPGRADE_REQUIRED: Standing(426, "This is spoken over a WebSocket"),
     Code.NOT_FOUND: Standing(404, "There is nothing here"),
     Code.STREAM_NOT_FOUND: Standing(404, "There is no such stream"),
     Code.SESSION_NOT_FOUND: Standing(404, "There is no such session"),

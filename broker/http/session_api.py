@@ -12,6 +12,7 @@ from broker import limits
 from broker.http import session_answers as answers, session_messages as asked, session_requests as requests
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
+from broker.http.problems import BadRequest
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
@@ -50,6 +51,8 @@ class SessionApi:
             return await unless_client_leaves(self._ui_streams.get(request, target), receive)
         if request.method == "GET" and target.part == "messages":
             return await self._messages(request, target)
+        if target.action == "upload":
+            raise BadRequest(Code.UPGRADE_REQUIRED, headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))
         if request.method == "GET":
             requests.require_no_parameters(request)
             return await self._read(request, target)

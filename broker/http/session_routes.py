@@ -36,6 +36,7 @@ ROUTES: Final = (
     Route("GET", "/v1/sessions/{sid}/messages"),
     Route("GET", "/v1/sessions/{sid}/messages/{mid}"),
     Route("POST", "/v1/sessions/{sid}/generations/{gid}/chunks"),
+    Route("GET", "/v1/sessions/{sid}/generations/{gid}/upload"),
     Route("POST", "/v1/sessions/{sid}/generations/{gid}/finish"),
     Route("POST", "/v1/sessions/{sid}/generations/{gid}/heartbeat"),
     Route("POST", "/v1/sessions/{sid}/generations/{gid}/stop"),
