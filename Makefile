@@ -38,7 +38,7 @@ lock: run-ready ## renew both locks from pyproject.toml
 
 clean: ## remove everything that was made here
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
-	rm -rf tests/conformance/node_modules tests/e2e/clients/node_modules
+	rm -rf tests/conformance/node_modules tests/e2e/clients/node_modules tests/e2e/chat/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 run-ready:

@@ -8,7 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "tests/conformance/package-lock.json")
+NODE_PROJECTS = ("tests/conformance", "tests/e2e/clients", "tests/e2e/chat")
+LOCKS = ("requirements.lock", "requirements-dev.lock", *(f"{project}/package-lock.json" for project in NODE_PROJECTS))
 CLIENTS = {"anyio", "click", "httpx", "httpx-sse", "msgspec", "sniffio", "stamina"}
 
 
