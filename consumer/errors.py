@@ -20,6 +20,10 @@
     ├── OffsetsFailed       a store of offsets could not be read or written; `__cause__` says why
     ├── ValueFailed         a function given for a header or a parameter raised; nothing was sent
     ├── BufferFull          no room at the moment, and the caller chose not to wait
+    ├── SpoolError          the spool cannot be used
+    │   ├── SpoolInUse      another process has it open
+    │   ├── SpoolFull       no room in it, or on its disk; nothing was taken, and what is in it stays
+    │   └── SpoolCorrupt    it is damaged, and was set aside: `set_aside` says where; opening again begins a new one
     ├── Finished            written, or finished again, after the end
     └── AttemptFailed       one attempt of many; seen by callers only as the cause of Unavailable
 
@@ -51,6 +55,10 @@ __all__ = [
     "OffsetsFailed",
     "RateLimited",
     "Refused",
+    "SpoolCorrupt",
+    "SpoolError",
+    "SpoolFull",
+    "SpoolInUse",
     "TooLarge",
     "Unavailable",
     "Unhealthy",
@@ -262,6 +270,41 @@ class BufferFull(ClientError):
 
     code = "BUFFER_FULL"
     retryable = True
+
+
+class SpoolError(ClientError):
+    """The file in which a producer keeps what is not delivered yet cannot be used: `__cause__` says why."""
+
+    code = "SPOOL_FAILED"
+
+
+class SpoolInUse(SpoolError):
+    """Another process has this spool open. One of the two has to end, or to take another file."""
+
+    code = "SPOOL_IN_USE"
+
+
+class SpoolFull(SpoolError):
+    """The spool is as large as it may be, or its disk is full. The chunk was not taken; everything before it is kept.
+
+    There will be room when the broker has taken some of it, or the disk is freed.
+    """
+
+    code = "SPOOL_FULL"
+    retryable = True
+
+
+class SpoolCorrupt(SpoolError):
+    """The file is damaged. It was set aside as it is, for a look at what can be saved; nothing was deleted.
+
+    The next opening begins an empty spool. `set_aside` is where the damaged one lies now, None while it is in use.
+    """
+
+    code = "SPOOL_CORRUPT"
+
+    def __init__(self, text: str, *, set_aside: str | None = None) -> None:
+        super().__init__(text, set_aside=set_aside)
+        self.set_aside = set_aside
 
 
 class Finished(ClientError):

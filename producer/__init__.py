@@ -21,6 +21,10 @@ from consumer.errors import (
     NotFound,
     RateLimited,
     Refused,
+    SpoolCorrupt,
+    SpoolError,
+    SpoolFull,
+    SpoolInUse,
     TooLarge,
     Unavailable,
     Unhealthy,
@@ -33,9 +37,12 @@ from producer.generation import Generation
 from producer.health import HealthState
 from producer.limits import Limits
 from producer.metrics import Duration, Metrics
+from producer.outbox import Outbox
 from producer.producer import Producer
 from producer.protocol import Appended, StreamInfo
 from producer.sender import Receipt
+from producer.spool import Kept
+from producer.spooled import SpooledGeneration
 from producer.stream_producer import StreamProducer
 from producer.streams import Streams
 
@@ -59,11 +66,13 @@ __all__ = [
     "Gone",
     "HealthState",
     "HttpTransport",
+    "Kept",
     "Limits",
     "Merging",
     "MessageReceipt",
     "Metrics",
     "NotFound",
+    "Outbox",
     "Producer",
     "RateLimited",
     "Receipt",
@@ -71,6 +80,11 @@ __all__ = [
     "Request",
     "Response",
     "SessionReceipt",
+    "SpoolCorrupt",
+    "SpoolError",
+    "SpoolFull",
+    "SpoolInUse",
+    "SpooledGeneration",
     "Stopped",
     "StreamInfo",
     "StreamProducer",

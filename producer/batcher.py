@@ -25,6 +25,8 @@ class Batch:
     """It ends what it is written to: the finish of a generation, the close of a stream."""
     since_s: float = field(default=0.0, compare=False)
     """When its oldest chunk was written."""
+    written: int = field(default=0, compare=False)
+    """Chunks as they were written: `chunks`, and those that were merged into them."""
 
 
 class Batcher:
@@ -43,6 +45,7 @@ class Batcher:
         self._open: list[bytes] = []
         self._open_bytes = 0
         self._open_since_s = 0.0
+        self._open_written = 0
         self._first = True
         self._chunk_bytes_max = limits.chunk_bytes_max
         self._run: Run | None = None
@@ -68,6 +71,7 @@ class Batcher:
             self._run.add(delta, joining)
             self._open_bytes += joining
             self.bytes += joining
+            self._open_written += 1
             self.merged += 1
             return False
         return self._add(encoded, now_s, delta)
@@ -92,6 +96,7 @@ class Batcher:
             self._open.append(encoded)
         else:
             self._run = Run(delta)
+        self._open_written += 1
         self._open_bytes += len(encoded)
         self.bytes += len(encoded)
         self.chunks += 1
@@ -110,8 +115,8 @@ class Batcher:
     def _open_chunks(self) -> int:
         return len(self._open) + (self._run is not None)
 
-    def add_last(self, batch: Batch) -> None:
-        """The last batch. Nothing may be added after it."""
+    def add_batch(self, batch: Batch) -> None:
+        """A batch as it is, behind everything that is here: the last one, or one that was cut by an earlier process."""
         self.seal()
         self._sealed.append(batch)
         self.bytes += batch.content_bytes
@@ -122,9 +127,10 @@ class Batcher:
         self._end_run()
         if self._open:
             body = self._framing.body(self._open)
-            self._sealed.append(Batch(body, len(self._open), self._open_bytes, since_s=self._open_since_s))
+            chunks, bytes_, written = len(self._open), self._open_bytes, self._open_written
+            self._sealed.append(Batch(body, chunks, bytes_, since_s=self._open_since_s, written=written))
             self._open = []
-            self._open_bytes = 0
+            self._open_bytes = self._open_written = 0
 
     def wait_s(self, now_s: float) -> float | None:
         """How long until a batch is due: 0.0 if one is, None if there is nothing to wait for."""

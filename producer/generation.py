@@ -20,7 +20,7 @@ from producer.encoding import encode_chunk
 from producer.limits import Limits
 from producer.sender import Place, Receipt, Sender
 
-__all__ = ["Generation", "Opening", "Pressure"]
+__all__ = ["Generation", "Opening", "Pressure", "end_because", "finish_body"]
 
 LEASE_MS_MIN, LEASE_MS_MAX = 1_000, 600_000
 ERROR_CHARS_MAX = 2_000
@@ -42,6 +42,10 @@ class Opening:
     role: str
     actor_id: str | None
     lease_ms: int
+    on_conflict: str | None = None
+    """`reject`: not at all while another runs in the lane; the default interrupts that one."""
+    continues: str | None = None
+    """The generation of this message that it goes on from; that one has ended."""
 
     def __post_init__(self) -> None:
         generation_target(self.session_id, self.generation_id)
@@ -55,8 +59,26 @@ class Opening:
         if self.actor_id is not None:
             query["actorId"] = self.actor_id
         query["leaseMs"] = str(self.lease_ms)
+        if self.on_conflict is not None:
+            query["onConflict"] = self.on_conflict
+        if self.continues is not None:
+            query["continues"] = self.continues
         target = generation_target(self.session_id, self.generation_id)
         return Place(target, urlencode(query), self.lease_ms, next_seq, chunks)
+
+
+def finish_body(status: Status, **facts: Any) -> bytes:
+    """The body of a finish, with the facts that are not None. Raises TypeError if one is no JSON."""
+    return encode_chunk({"status": status, **{name: fact for name, fact in facts.items() if fact is not None}})
+
+
+def end_because(error: BaseException | None) -> tuple[Status, dict[str, Any]]:
+    """How a generation ends that its writer left like this."""
+    if error is None:
+        return Status.COMPLETE, {}
+    if isinstance(error, Exception):
+        return Status.FAILED, {"error": {"type": type(error).__name__, "message": str(error)[:ERROR_CHARS_MAX]}}
+    return Status.ABORTED, {"reason": "cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,18 +296,13 @@ class Generation:
         return delta if merging is Merging.ALWAYS or self._sender.is_pressed else None
 
     def _close(self, status: Status, **facts: Any) -> None:
-        given = {name: fact for name, fact in facts.items() if fact is not None}
         if self.dropped_chunks:
-            given["metadata"] = {**given.get("metadata", {}), "droppedChunks": self.dropped_chunks}
-        self._sender.close(encode_chunk({"status": status, **given}))
+            facts["metadata"] = {**(facts.get("metadata") or {}), "droppedChunks": self.dropped_chunks}
+        self._sender.close(finish_body(status, **facts))
 
     def _close_because(self, error: BaseException | None) -> None:
-        if error is None:
-            self._close(Status.COMPLETE)
-        elif isinstance(error, Exception):
-            self._close(Status.FAILED, error={"type": type(error).__name__, "message": str(error)[:ERROR_CHARS_MAX]})
-        else:
-            self._close(Status.ABORTED, reason="cancelled")
+        status, facts = end_because(error)
+        self._close(status, **facts)
 
     async def _take_up(self) -> int:
         """Ask how far earlier processes got; the seq to go on with. Raises Fenced if there is nothing to go on with."""

@@ -59,6 +59,14 @@ class Limits(RequestLimits):
     probe_s: float = 2.0
     """How long between two probes of a broker that is taken for unhealthy: how late its return is noticed at most."""
 
+    spool_bytes_max: int = 256 * MIB
+    """What waits on disk for its delivery: a hundred thousand answers of a few KiB, or days of being offline."""
+    catch_up_bytes_per_s: float = 4 * MIB
+    """What leaves the spool, after as much at once: far above any model, and no storm on the network of a laptop that
+    just woke up, nor on a broker that a thousand of them come back to."""
+    catch_up_generations_max: int = 4
+    """Generations of earlier processes that are delivered at once."""
+
     answer_bytes_max: int = 1 * MIB
     """One answer. Acknowledgements and refusals are hundreds of bytes; what is larger is not a broker's."""
     connections_max: int = 100

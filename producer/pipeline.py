@@ -72,6 +72,8 @@ class Pipeline(ABC, Generic[R]):
         self._acknowledged_s = anyio.current_time()
         """When the broker last acknowledged a batch."""
         self._chunks_added = 0
+        self._ending_s_max = limits.finish_timeout_s
+        """From the end being told to giving up."""
         self._ended_s = 0.0
         """When the end was told."""
         self._health = Health(limits)
@@ -94,6 +96,9 @@ class Pipeline(ABC, Generic[R]):
 
     async def _keep_alive(self) -> None:
         """Runs beside the sending, and is cancelled at its end."""
+
+    async def _seal(self, flight: Flight) -> None:
+        """The batch has its seq, and is about to be sent for the first time. The one after it has to wait for this."""
 
     async def _conclude_refused(self, refusal: Refused) -> None:
         """The broker will not take the head of the window; what can still be said is said here."""
@@ -204,8 +209,8 @@ class Pipeline(ABC, Generic[R]):
             self._batcher.seal()
         else:
             self._chunks_added += last.chunks
-            self._batcher.add_last(last)
-        self._scope.deadline = self._ended_s + self._limits.finish_timeout_s
+            self._batcher.add_batch(last)
+        self._scope.deadline = self._ended_s + self._ending_s_max
         self.changed.ring()
 
     def abandon(self, error: ClientError) -> None:
@@ -256,7 +261,7 @@ class Pipeline(ABC, Generic[R]):
 
     def _settle(self) -> None:
         if self.error is None and not self._is_settled:
-            self.error = self.unavailable(f"not finished within {self._limits.finish_timeout_s:g} s")
+            self.error = self.unavailable(f"not finished within {self._ending_s_max:g} s")
         self._count_end()
         self.over.set()
         self.changed.ring()
@@ -287,7 +292,9 @@ class Pipeline(ABC, Generic[R]):
                 with anyio.move_on_after(wait_s):
                     await self.changed.wait()
             else:
-                tasks.start_soon(self._deliver, self._window.admit(self._batcher.take()))
+                flight = self._window.admit(self._batcher.take())
+                await self._seal(flight)
+                tasks.start_soon(self._deliver, flight)
 
     async def _deliver(self, flight: Flight) -> None:
         try:

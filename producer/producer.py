@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +22,9 @@ from producer.guard import GuardedTransport
 from producer.health import Health, HealthState
 from producer.limits import Limits
 from producer.metrics import Metrics
+from producer.outbox import Outbox
 from producer.pipeline import Pipeline
+from producer.spooled import SpooledGeneration
 from producer.streams import Streams
 
 __all__ = ["Producer"]
@@ -60,12 +64,15 @@ class Producer:
         headers: Values | None = None,
         params: Values | None = None,
         transport: Transport | None = None,
+        spool: Path | str | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._health = Health(self._limits)
         self._counted = Metrics()
         self._transport = GuardedTransport(transport or _http(url, self._limits, headers, params), self._health)
         self._control = Control(self._transport, self._limits)
+        self._outbox = None if spool is None else self._make_outbox(Path(spool))
+        self._stack = AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._probing = anyio.CancelScope()
         self._pipelines: set[Pipeline[Any]] = set()
@@ -75,6 +82,8 @@ class Producer:
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("a producer can be entered once")
+        if self._outbox is not None:
+            await self._stack.enter_async_context(self._outbox.opened())
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._probe)
         return self
@@ -87,7 +96,10 @@ class Producer:
         self._end_all()
         try:
             # Not told of the caller's exception: a task group would wrap it into a group.
-            await self._tasks.__aexit__(None, None, None)
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            finally:
+                await self._stack.aclose()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._transport.aclose()
@@ -210,6 +222,49 @@ class Producer:
             resume=resume,
             pressure=Pressure(Merging(merging), Coalescer(format), drop),
         )
+
+    def spooled(  # noqa: PLR0913  what a generation is opened with, each with its default
+        self,
+        session_id: str,
+        generation_id: str,
+        *,
+        message_id: str | None = None,
+        lane: str = "main",
+        format: str = FORMAT_DEFAULT,  # noqa: A002  the session API's own word
+        role: str = "assistant",
+        actor_id: str | None = None,
+        lease_ms: int = LEASE_MS_DEFAULT,
+        merging: Merging | str = Merging.ALWAYS,
+    ) -> SpooledGeneration:
+        """As `generation`, but written to the spool first: it survives this process, sleep, and being offline.
+
+        The session is created if it is not there. Entering takes a generation up that an earlier process left, with
+        `written_chunks`; it raises Finished if its end was told. Adjacent deltas are merged as they leave the spool,
+        for what waited long is much; `merging="never"` leaves the chunks alone.
+
+        Raises RuntimeError if the producer has no spool, ValueError as `generation`.
+        """
+        opening = Opening(
+            session_id=session_id,
+            generation_id=generation_id,
+            message_id=generation_id if message_id is None else message_id,
+            lane=lane,
+            format=format,
+            role=role,
+            actor_id=actor_id,
+            lease_ms=lease_ms,
+        )
+        return SpooledGeneration(self.outbox, opening, self._limits, Merging(merging))
+
+    @property
+    def outbox(self) -> Outbox:
+        """What the spool holds, and its delivery. Raises RuntimeError if the producer has no spool."""
+        if self._outbox is None:
+            raise RuntimeError("this producer was made without a spool")
+        return self._outbox
+
+    def _make_outbox(self, path: Path) -> Outbox:
+        return Outbox(path, self._transport, self._limits, self._counted)
 
     def _end_all(self) -> None:
         """End what was left open: its writer is still inside, and learns it from its next call."""

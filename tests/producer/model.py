@@ -93,6 +93,8 @@ class ModelBroker:
         self.retry_after: str | None = None
         """Sent with every 503."""
         self.body_bytes_max = BODY_BYTES_MAX
+        self.require_token = ""
+        """Asked of every request, if there is one."""
         self.gate = threading.Event()
         """While cleared, requests wait before they have their effect."""
         self.gate.set()
@@ -111,6 +113,11 @@ class ModelBroker:
 
     def generation(self, session_id: str, generation_id: str) -> Generation:
         return self.sessions[session_id].generations[generation_id]
+
+    def expire(self, session_id: str, generation_id: str) -> None:
+        """Its lease runs out."""
+        generation = self.generation(session_id, generation_id)
+        generation.status, generation.reason = "failed", "LEASE_EXPIRED"
 
     def batch(self, body: bytes) -> Batch:
         return Batch(body, "")
@@ -154,6 +161,8 @@ class ModelBroker:
             return problem(503, "UNAVAILABLE", headers={"retry-after": self.retry_after} if self.retry_after else {})
         await anyio.sleep(self.delay_s(request))
         await anyio.to_thread.run_sync(self.gate.wait, GATE_S_MAX)
+        if self.require_token and request.headers.get("authorization") != f"Bearer {self.require_token}":
+            return problem(401, "TOKEN_EXPIRED")
         if len(body) > self.body_bytes_max:
             return problem(413, "BODY_TOO_LARGE")
         answer = handle(request, body)
@@ -202,7 +211,10 @@ class ModelBroker:
             return fenced(generation)
         if seq > expected:
             return problem(409, "SEQ_GAP", expectedSeq=expected, receivedSeq=seq)
-        generation = generation or self._open(session, gid, dict(request.query_params))
+        options = dict(request.query_params)
+        if generation is None and options.get("onConflict") == "reject" and running_in(session, options):
+            return problem(409, "LANE_BUSY")
+        generation = generation or self._open(session, gid, options)
         if verb_of(request) == "finish":
             generation.end = json.loads(body or b"{}")
             generation.status = generation.end.get("status", "complete")
@@ -217,10 +229,8 @@ class ModelBroker:
         return accepted(generation, gid, seq)
 
     def _open(self, session: Session, gid: str, options: dict[str, str]) -> Generation:
-        lane = options.get("lane", "main")
-        for other in session.generations.values():
-            if other.status == "streaming" and other.options.get("lane", "main") == lane:
-                other.status, other.reason = "aborted", "superseded"
+        for other in running_in(session, options):
+            other.status, other.reason = "aborted", "superseded"
         fence = len(session.generations) + 1
         generation = Generation(options.get("messageId", gid), options, fence)
         session.generations[gid] = generation
@@ -258,6 +268,13 @@ class ModelBroker:
             session.record(2)
         answer = {"generationId": gid, "status": generation.status, "reason": generation.reason}
         return JSONResponse({**answer, "offset": session.record(0)})
+
+
+def running_in(session: Session, options: dict[str, str]) -> list[Generation]:
+    """What runs in the lane that these options name."""
+    lane = options.get("lane", "main")
+    known = session.generations.values()
+    return [other for other in known if other.status == "streaming" and other.options.get("lane", "main") == lane]
 
 
 def verb_of(request: Request) -> str:

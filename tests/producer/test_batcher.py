@@ -65,7 +65,7 @@ def test_chunk_above_the_batch_limit_travels_alone() -> None:
 def test_finish_follows_everything_that_was_written() -> None:
     batcher = past_the_first()
     batcher.add(b"1", now_s=5.0)
-    batcher.add_last(FINISH)
+    batcher.add_batch(FINISH)
     assert batcher.take() == Batch(b"[1]", chunks=1, content_bytes=1)
     assert batcher.take() == FINISH
     assert batcher.wait_s(5.0) is None
