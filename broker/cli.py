@@ -15,19 +15,23 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import click
+import msgspec
 
 import consumer
 from consumer.plain import NotJSON, decode, encode
 from consumer.wire import OFFSET_START
 
 if TYPE_CHECKING:
+    from consumer import verification
     from producer import Generation
+
+T = TypeVar("T")
 
 URL_DEFAULT: Final = "http://127.0.0.1:4437"
 FIRST_ANSWER_S_MAX: Final = 2.0
@@ -222,14 +226,39 @@ def messages(*, session: str, url: str, as_json: bool) -> None:
     _run(run, url)
 
 
+@main.command()
+@click.argument("sessions", type=_Id(), nargs=-1)
+@_url
+@_json
+def verify(*, sessions: tuple[str, ...], url: str, as_json: bool) -> None:
+    """Check that the messages of SESSIONS are what their logs fold to.
+
+    Each log is read and folded here anew, up to its present end, and compared with what the broker tells of that
+    offset. The sessions may be written to meanwhile. Exit status 1 if something differs; what differs is printed.
+    """
+    from consumer import verification  # noqa: PLC0415  `serve` has no use for it
+
+    async def run() -> bool:
+        same = True
+        async with consumer.Reader(url, limits=consumer.Limits(deadline_s=FIRST_ANSWER_S_MAX)) as reading:
+            for session in sessions:
+                verdict = await verification.verify(reading, session)
+                _print_verdict(verdict, as_json=as_json)
+                same = same and not verdict.differences
+        return same
+
+    if not _run(run, url):
+        sys.exit(1)
+
+
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def _run(command: Callable[[], Awaitable[None]], url: str) -> None:
+def _run(command: Callable[[], Awaitable[T]], url: str) -> T:
     """Run a command; its expected errors become one line and an exit status."""
     with _told(url):
         try:
-            anyio.run(command)
+            return anyio.run(command)
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
 
@@ -368,6 +397,19 @@ def _print_result(result: dict[str, Any], *, as_json: bool) -> None:
                 result
             )
         )
+
+
+def _print_verdict(verdict: verification.Verdict, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(msgspec.to_builtins(verdict))
+        return
+    result = f"{len(verdict.differences)} differences" if verdict.differences else "as its log folds"
+    click.echo(
+        f"session {verdict.session_id}: {verdict.messages} messages of {verdict.records} records, {result}, "
+        f"offset {verdict.offset}"
+    )
+    for difference in verdict.differences:
+        click.echo(_legible(f"  {difference}"), nl=False)
 
 
 def _print_json(value: Any) -> None:

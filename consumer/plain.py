@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Final, NoReturn, TypeAlias
 
@@ -27,6 +28,10 @@ _INT_DIGITS_MAX: Final = 400
 
 class NotJSON(ValueError):
     """The bytes are not one JSON text in UTF-8. Nothing was taken from them."""
+
+
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_space: Final = re.compile(r"[ \t\r\n]*")
 
 
 def encode(value: JSON) -> bytes:
@@ -56,6 +61,17 @@ def decode(data: bytes | str) -> JSON:
     return value
 
 
+def texts_of(array: bytes) -> list[bytes]:
+    """The items of a JSON array as the texts that they are in it, spelled as they were.
+
+    Raises NotJSON if it is no array of JSON texts.
+    """
+    try:
+        return [bytes(item) for item in _items(array)]
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _texts_slowly(array)
+
+
 def nests_within(value: JSON, depth_max: int) -> bool:
     """Whether lists and objects nest at most `depth_max` deep; a scalar has depth 0. Does not recurse."""
     level = [value] if isinstance(value, (dict, list)) else []
@@ -80,12 +96,35 @@ def _decode_slowly(data: bytes | str) -> JSON:
     return value
 
 
+def _texts_slowly(array: bytes) -> list[bytes]:
+    """What msgspec refuses: texts with half a surrogate pair."""
+    if not isinstance(_decode_slowly(array), list):
+        raise NotJSON("not an array")
+    text = array.decode()
+    found: list[bytes] = []
+    begin = _past_space(text, text.index("[") + 1)
+    while text[begin] != "]":
+        _, end = _scanner.raw_decode(text, begin)
+        found.append(text[begin:end].encode())
+        begin = _past_space(text, end)
+        begin = _past_space(text, begin + 1) if text[begin] == "," else begin
+    return found
+
+
+def _past_space(text: str, begin: int) -> int:
+    match = _space.match(text, begin)
+    return begin if match is None else match.end()
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise NotJSON(f"{name} is no JSON number")
 
 
 def _int(digits: str) -> int | float:
     return int(digits) if len(digits) <= _INT_DIGITS_MAX else float(digits)
+
+
+_scanner: Final = json.JSONDecoder(parse_int=_int)
 
 
 def _finite(value: JSON) -> JSON:

@@ -12,18 +12,18 @@ import anyio
 import msgspec
 
 from consumer.address import broker_url, messages_target, source_path, stream_url, with_query
-from consumer.answer import check
+from consumer.answer import Response, check, is_true
 from consumer.batch import Batch, Events, Form, is_text, page
 from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
 from consumer.limits import Limits
 from consumer.offsets import OffsetStore
-from consumer.plain import NotJSON, decode
+from consumer.plain import NotJSON, decode, texts_of
 from consumer.retry import persist
 from consumer.transport import EventConnection, HttpTransport, Pool, Request
 from consumer.values import Values
-from consumer.wire import OFFSET_START
+from consumer.wire import OFFSET_START, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
 
-__all__ = ["Live", "Reader", "Snapshot"]
+__all__ = ["Live", "Reader", "Snapshot", "Texts"]
 
 DEFAULT_URL: Final = "http://127.0.0.1:4437"
 
@@ -34,6 +34,13 @@ class Snapshot(msgspec.Struct, rename="camel", frozen=True):
     session_id: str
     offset: str
     messages: list[dict[str, Any]]
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """Records as the JSON texts that they are in the log, and the offset behind them."""
+
+    records: list[bytes]
+    next_offset: str
 
 
 Live: TypeAlias = bool | Literal["sse", "long-poll"]
@@ -159,9 +166,29 @@ class Reader:
                 raise TooLarge(f"more than {self._limits.read_bytes_max} bytes; read_bytes_max allows no more")
         return replace(batches[-1], records=_joined(batches))
 
-    async def messages(self, session_id: str) -> Snapshot:
-        """The messages of a session as the broker has folded them."""
-        request = Request("GET", messages_target(session_id))
+    async def texts(self, stream: str, offset: str = OFFSET_START) -> AsyncGenerator[Texts, None]:
+        """The records of a JSON stream as they were spelled, in pages, from `offset` to the present end."""
+        url = str(stream_url(self._broker, stream))
+        up_to_date = False
+        while not up_to_date:
+            request = Request("GET", with_query(url, {"offset": offset}))
+
+            async def attempt(request: Request = request) -> Response:
+                answer = await self._transport.send(request)
+                check(answer)
+                return answer
+
+            answer = await persist(attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
+            up_to_date = is_true(answer.headers.get(STREAM_UP_TO_DATE))
+            found = _texts(answer)
+            if not up_to_date and found.next_offset == offset:
+                raise BadAnswer("a page that is not the last one leads nowhere")
+            offset = found.next_offset
+            yield found
+
+    async def messages(self, session_id: str, *, at: str | None = None) -> Snapshot:
+        """The messages of a session as the broker has folded them: now, or as they stood at an offset."""
+        request = Request("GET", with_query(messages_target(session_id), {"at": at}))
 
         async def attempt() -> Snapshot:
             answer = await self._transport.send(request)
@@ -347,3 +374,13 @@ def _snapshot(body: bytes) -> Snapshot:
         return msgspec.convert(decode(body), Snapshot)
     except (NotJSON, msgspec.ValidationError) as error:
         raise BadAnswer(f"the answer is not the messages of a session: {error}") from error
+
+
+def _texts(answer: Response) -> Texts:
+    next_offset = answer.headers.get(STREAM_NEXT_OFFSET)
+    if next_offset is None:
+        raise BadAnswer("a page does not say where it ends")
+    try:
+        return Texts(texts_of(answer.body), next_offset)
+    except NotJSON as error:
+        raise BadAnswer(f"a page is no array of records: {error}") from error

@@ -3,6 +3,7 @@
 at=OFFSET     the messages as they stood there; without it, as they stand now
 limit=N       at most so many; `next` tells where the others begin
 after=TOKEN   the `next` of the page before. Pages of one state are had by the first one's `offset` as their `at`
+as=ui         each message as a UI message of the AI SDK, whatever format its chunks came in
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from broker.http.response import Header, Response
 from broker.http.session_answers import json_answer, not_found
 from broker.http.session_routes import Target
 from broker.materializer import Messages
+from consumer.fold import ui_message
 from consumer.plain import JSONObject
-from consumer.wire import Code
+from consumer.wire import ENDED, Code
 
 _LIMIT: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-_OF_LIST: Final = frozenset({"at", "limit", "after"})
-_OF_ONE: Final = frozenset({"at"})
+_OF_LIST: Final = frozenset({"at", "limit", "after", "as"})
+_OF_ONE: Final = frozenset({"at", "as"})
 _REVALIDATE: Final[Header] = (b"cache-control", b"private, no-cache")
 
 
@@ -38,6 +40,7 @@ class Query(msgspec.Struct, frozen=True):
     at: str | None = None
     limit: int | None = None
     after: tuple[int, int] | None = None
+    as_ui: bool = False
 
 
 def query_of(request: Request, target: Target) -> Query:
@@ -46,7 +49,11 @@ def query_of(request: Request, target: Target) -> Query:
     unknown = parameters.keys() - (_OF_ONE if target.part_id else _OF_LIST)
     if unknown:  # an answer without what was asked for would pass for one with it
         raise BadRequest(Code.INVALID_PARAMETER, f"unknown: {', '.join(sorted(unknown))[:200]}")
-    return Query(parameters.get("at"), _limit(parameters.get("limit")), _after(parameters.get("after")))
+    if parameters.get("as", "ui") != "ui":
+        raise BadRequest(Code.INVALID_PARAMETER, "as: ui")
+    return Query(
+        parameters.get("at"), _limit(parameters.get("limit")), _after(parameters.get("after")), "as" in parameters
+    )
 
 
 def _limit(text: str | None) -> int | None:
@@ -85,7 +92,7 @@ def unchanged(request: Request, target: Target, stream: Stream, position: int) -
 def messages_answer(request: Request, target: Target, query: Query, messages: Messages) -> Response:
     """The answer. The offset says what is in the messages, so it is their entity tag."""
     headers = _headers(messages.stream, messages.position)
-    body = _one(target, messages) if target.part_id else _list(target, query, messages)
+    body = _one(target, query, messages) if target.part_id else _list(target, query, messages)
     if body is None:
         return not_found(Code.MESSAGE_NOT_FOUND, request, target)
     if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
@@ -98,8 +105,9 @@ def _headers(stream: Stream, position: int) -> list[Header]:
     return [(b"etag", b'"%b"' % offset), (b"stream-next-offset", offset), _REVALIDATE]
 
 
-def _one(target: Target, messages: Messages) -> JSONObject | None:
-    return next((item for item in messages.items if item["id"] == target.part_id), None)
+def _one(target: Target, query: Query, messages: Messages) -> JSONObject | None:
+    found = next((item for item in messages.items if item["id"] == target.part_id), None)
+    return None if found is None else _shown(found, query)
 
 
 def _list(target: Target, query: Query, messages: Messages) -> JSONObject:
@@ -108,6 +116,21 @@ def _list(target: Target, query: Query, messages: Messages) -> JSONObject:
     return {
         "sessionId": target.session_id,
         "offset": messages.stream.offset(messages.position),
-        "messages": [*messages.items[first:end]],
+        "messages": [_shown(item, query) for item in messages.items[first:end]],
         "next": format_offset(end, messages.stream.incarnation) if end < len(messages.items) else None,
     }
+
+
+def _shown(item: JSONObject, query: Query) -> JSONObject:
+    """The item as it is, or with its message in the one model."""
+    if not query.as_ui:
+        return item
+    chunk_format = item.get("format")
+    projected = ui_message(
+        chunk_format if isinstance(chunk_format, str) else None,
+        item["message"],
+        message_id=str(item["id"]),
+        role=str(item["role"]),
+        ended=item["status"] in ENDED,
+    )
+    return {**item, "message": projected}

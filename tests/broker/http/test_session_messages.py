@@ -145,3 +145,31 @@ async def test_page_asks_for_no_more_than_the_bound(client: Client) -> None:
     await client.put(S)
     allowed = await client.get(f"{S}/messages?limit={limits.MESSAGES_PAGE_MAX}")
     assert allowed.status == 200
+
+
+# -- in one model ----------------------------------------------------------------------------------------------------
+
+
+async def test_messages_of_any_format_are_had_as_ui_messages(client: Client) -> None:
+    await client.put(S, body=b'{"message":{"id":"q","role":"user","content":"?"}}')
+    choice = b'{"index":0,"delta":{"role":"assistant","content":"Hi"}}'
+    piece = b'{"id":"x","object":"chat.completion.chunk","choices":[%b]}' % choice
+    await client.post(f"{G}/chunks?format=openai-chat&messageId=a", piece, producer_seq="0")
+    offset = (await client.get(f"{S}/messages")).json["offset"]
+    await client.post(f"{G}/finish", b"", producer_seq="1")
+    ended, running = await client.get(f"{S}/messages?as=ui"), await client.get(f"{S}/messages?as=ui&at={offset}")
+    question = {"id": "q", "role": "user", "parts": [{"type": "text", "text": "?", "state": "done"}]}
+    for told, state in ((ended, "done"), (running, "streaming")):
+        answer = {"id": "a", "role": "assistant", "parts": [{"type": "text", "text": "Hi", "state": state}]}
+        assert [item["message"] for item in told.json["messages"]] == [question, answer]
+    one = (await client.get(f"{S}/messages/a?as=ui")).json
+    assert one == ended.json["messages"][1]
+    plain = (await client.get(f"{S}/messages/a")).json
+    assert {**one, "message": None} == {**plain, "message": None}
+    assert one["message"] != plain["message"]
+
+
+async def test_model_that_is_not_known_is_refused(client: Client) -> None:
+    await conversation(client)
+    refused = await client.get(f"{S}/messages?as=html")
+    assert (refused.status, refused.code) == (400, "INVALID_PARAMETER")
