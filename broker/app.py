@@ -26,8 +26,8 @@ from broker.http.traffic import Traffic
 from broker.http.upload import Uploads
 from broker.http.websocket import WebSocketEndpoint
 from broker.journal import Journal
+from broker.journal.file import FileJournal
 from broker.journal.memory import MemoryJournal
-from broker.journal.sqlite import SqliteJournal
 from broker.materializer import Materializer
 from broker.metrics import CONTENT_TYPE, Metrics
 from broker.partition import Partition
@@ -141,7 +141,7 @@ def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
     if settings.engine == "memory":
         return MemoryJournal(), SqliteStore(None)
     data_dir = DataDir(settings.data_dir)
-    return SqliteJournal(data_dir), SqliteStore(data_dir)
+    return FileJournal(data_dir), SqliteStore(data_dir)
 
 
 def _signing(settings: Settings) -> Signing:

@@ -2,7 +2,7 @@
 
     lock             held by an exclusive lock of the operating system for as long as a process has the folder
     store.sqlite     what has been applied (`broker.store.sqlite`); makes the uuid
-    journal.sqlite   what is durable beyond it (`broker.journal.sqlite`); carries the same uuid
+    journal/         what is durable beyond it (`broker.journal.segments`); carries the same uuid
     signing-key.pem  what webhooks are signed with (`broker.signing`); only its owner may read it
 
 The store opens first and takes the lock; the journal opens behind it and closes before it. A folder with a store and no
@@ -38,7 +38,7 @@ class DataDir:
 
     @property
     def journal_path(self) -> Path:
-        return self.path / "journal.sqlite"
+        return self.path / "journal"
 
     @property
     def signing_key_path(self) -> Path:
@@ -62,7 +62,7 @@ class DataDir:
         made or written. The lock ends with the process, however that ends: there is no stale lock to remove.
         """
         try:
-            _make(self.path)
+            make_folder(self.path)
             lock = (self.path / "lock").open("a", encoding="ascii")
         except OSError as error:
             raise StartError(f"{self.path}: {error.strerror}", "name a folder that this user can write") from error
@@ -84,17 +84,23 @@ class DataDir:
             self._lock = None
 
 
-def _make(path: Path) -> None:
-    """Make `path`, and make it survive power loss: a folder is durable when the one that names it is."""
+def make_folder(path: Path) -> None:
+    """Make `path` where it is missing, and make it survive power loss. Raises OSError."""
     if path.is_dir():
         return
     path.mkdir(parents=True)
-    if sys.platform != "win32":
-        parent = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """The names in the folder survive power loss when this returns. Raises OSError."""
+    if sys.platform == "win32":
+        return  # it keeps them by itself
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _lock(lock: IO[str]) -> None:

@@ -86,6 +86,10 @@ GATHER_TURNS_MAX: Final = 4
 """Turns of the event loop that a commit waits for more, as long as each brings some: well below a fsync together."""
 COMMIT_BYTES_MAX: Final = 8 * MIB
 """One commit: above one body, below what one fsync writes in some ten milliseconds."""
+SEGMENT_BYTES: Final = 8 * MIB
+"""One file of the journal, made once and written over: what an idle broker keeps on the disk, and a start reads."""
+SEGMENT_SPARES_MAX: Final = 4
+"""Segments kept for the next commits: what is written between two checkpoints under full load, about."""
 CHECKPOINT_BYTES: Final = 16 * MIB
 """Applied data that starts a checkpoint."""
 CHECKPOINT_BYTES_MAX: Final = 128 * MIB

@@ -1,6 +1,6 @@
-"""SQLite as the journal and the store use it: how a file is opened, what its errors mean, who moves its WAL.
+"""SQLite as the store uses it: how the file is opened, what its errors mean, who moves its WAL.
 
-Both files run in WAL mode with synchronous=FULL: a transaction is one fsync of the WAL. SQLite's automatic checkpoints
+It runs in WAL mode with synchronous=FULL: a transaction is one fsync of the WAL. SQLite's automatic checkpoints
 are off, because they cost the transaction that runs into them 10 ms and more; `WalMover` does them beside.
 """
 

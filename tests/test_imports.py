@@ -39,8 +39,8 @@ class Wall(NamedTuple):
 
 # Errors and limits are leaves that every part of the broker may name.
 LEAVES = ("broker.errors", "broker.limits", "consumer.wire")
-# What the two files of the SQLite engine have in common: their folder, and how they are opened.
-FILES = ("broker.data_dir", "broker.sqlite")
+# What journal and store of one data folder have in common.
+FILES = ("broker.data_dir",)
 # What reading and writing clients have in common: how a request travels, what its answer means, when it is repeated.
 CLIENT_BASE = tuple(
     f"consumer.{part}" for part in ("address", "answer", "errors", "limits", "retry", "transport", "values")
@@ -50,7 +50,7 @@ CLIENT_LIBRARIES = ("anyio", "click", "httpx", "httpx_sse", "msgspec", "stamina"
 WALLS = [
     Wall("broker.core", ours=("broker.core", "consumer.wire"), others=("msgspec",)),
     Wall("broker.journal", ours=("broker.journal", "broker.core", *FILES, *LEAVES)),
-    Wall("broker.store", ours=("broker.store", "broker.core", *FILES, *LEAVES)),
+    Wall("broker.store", ours=("broker.store", "broker.core", "broker.sqlite", *FILES, *LEAVES)),
     # The command line is a client as well: it writes and reads through the libraries that it ships with.
     Wall(
         "broker",
@@ -66,7 +66,9 @@ WALLS = [
 ]
 
 # Only the application chooses an engine; everybody else knows the port that all engines share.
-ENGINES = tuple(f"broker.{part}.{engine}" for part in ("journal", "store") for engine in ("memory", "sqlite", "kafka"))
+ENGINES = tuple(
+    f"broker.{part}.{engine}" for part in ("journal", "store") for engine in ("memory", "file", "sqlite", "kafka")
+)
 ENGINE_CHOOSER = "broker.app"
 
 
@@ -157,7 +159,7 @@ def test_clients_import_without_the_server_extra(module: str) -> None:
         ("import broker.app", "broker.app"),
         ("from broker import app", "broker.app"),
         ("from . import tail", "broker.http.tail"),
-        ("from ..journal.sqlite import SqliteJournal", "broker.journal.sqlite.SqliteJournal"),
+        ("from ..journal.file import FileJournal", "broker.journal.file.FileJournal"),
         ("def f():\n    import starlette", "starlette"),
     ],
 )

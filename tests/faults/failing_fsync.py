@@ -12,8 +12,8 @@ import sys
 
 from broker.cli import main
 
-FSYNC_NUMBERS = {"x86_64": (0xC000003E, 74, 75, 317), "aarch64": (0xC00000B7, 82, 83, 277)}
-"""By machine: its audit name, and the numbers of fsync, fdatasync and seccomp."""
+FSYNC_NUMBERS = {"x86_64": (0xC000003E, 74, 75, 328, 317), "aarch64": (0xC00000B7, 82, 83, 287, 277)}
+"""By machine: its audit name, and the numbers of fsync, fdatasync, pwritev2 (which syncs what it writes) and seccomp."""
 
 # linux/prctl.h, linux/seccomp.h, linux/filter.h
 PR_SET_NO_NEW_PRIVS = 38
@@ -41,13 +41,14 @@ class Program(ctypes.Structure):
 
 def fail_every_fsync() -> None:
     """From here on, in every thread. Raises OSError when the kernel does not allow filters."""
-    architecture, fsync, fdatasync, seccomp = FSYNC_NUMBERS[platform.machine()]
+    architecture, fsync, fdatasync, pwritev2, seccomp = FSYNC_NUMBERS[platform.machine()]
     instructions = [
         Instruction(LOAD, 0, 0, AT_ARCHITECTURE),
-        Instruction(JUMP_IF_EQUAL, 0, 3, architecture),
+        Instruction(JUMP_IF_EQUAL, 0, 4, architecture),
         Instruction(LOAD, 0, 0, AT_NUMBER),
-        Instruction(JUMP_IF_EQUAL, 2, 0, fsync),
-        Instruction(JUMP_IF_EQUAL, 1, 0, fdatasync),
+        Instruction(JUMP_IF_EQUAL, 3, 0, fsync),
+        Instruction(JUMP_IF_EQUAL, 2, 0, fdatasync),
+        Instruction(JUMP_IF_EQUAL, 1, 0, pwritev2),
         Instruction(RETURN, 0, 0, SECCOMP_RET_ALLOW),
         Instruction(RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EIO),
     ]

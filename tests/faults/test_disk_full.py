@@ -17,9 +17,9 @@ from tests.faults.storm import Storm
 from tests.faults.writers import Stream, created
 from tests.live import is_healthy
 
-DISK_BYTES = 24 * 1024 * 1024
+DISK_BYTES = 128 * 1024 * 1024
 STREAM = Stream("json", "application/json")
-PAD = "x" * 20_000
+PAD = "x" * 200_000
 REFUSALS = 20
 ROUNDS = 3
 

@@ -8,9 +8,10 @@ from broker.core.entry import Entry
 from broker.data_dir import DataDir
 from broker.journal import Commit, Journal, Refused
 from broker.journal.cluster import ClusterJournal
+from broker.journal.file import FileJournal
 from broker.journal.memory import MemoryJournal
-from broker.journal.sqlite import SqliteJournal
-from broker.sqlite import WAL_BYTES, Connect, connect
+from broker.journal.segments import Write, write_durably
+from broker.limits import SEGMENT_BYTES
 from tests.broker.journal.memory_log import MemoryLog, Records
 
 UUID = b"store of a test."
@@ -67,11 +68,11 @@ class Bench:
         self.data_dir = DataDir(path)
         self.data_dir.take()
         self.data_dir.uuid = UUID
-        self.connect: Connect = connect
-        self.wal_bytes = WAL_BYTES
         self.records = Records(lambda: self.wall_ms)
         self.marks: dict[int, bytes] = {}
         """What a store would have, by index."""
+        self.write: Write = write_durably
+        self.segment_bytes = SEGMENT_BYTES
         self._open: list[Journal] = []
 
     def make(self) -> Journal:
@@ -79,12 +80,12 @@ class Bench:
             return ClusterJournal(MemoryLog(self.records), monotonic_ms=lambda: self.monotonic_ms)
         if self.engine == "memory":
             return MemoryJournal(wall_ms=lambda: self.wall_ms, monotonic_ms=lambda: self.monotonic_ms)
-        return SqliteJournal(
+        return FileJournal(
             self.data_dir,
             wall_ms=lambda: self.wall_ms,
             monotonic_ms=lambda: self.monotonic_ms,
-            connect=self.connect,
-            wal_bytes=self.wal_bytes,
+            segment_bytes=self.segment_bytes,
+            write=self.write,
         )
 
     async def opened(self, applied_index: int = 0, applied_time_ms: int = 0) -> Journal:

@@ -11,7 +11,7 @@ from pathlib import Path
 from broker.core.entry import Entry, Kind
 from broker.data_dir import DataDir
 from broker.journal import Commit, Refused
-from broker.journal.sqlite import SqliteJournal
+from broker.journal.file import FileJournal
 from tests.broker.journal.bench import UUID
 
 
@@ -19,7 +19,7 @@ async def main(path: Path) -> None:
     data_dir = DataDir(path)
     data_dir.take()
     data_dir.uuid = UUID
-    journal = SqliteJournal(data_dir, wal_bytes=256 * 1024)
+    journal = FileJournal(data_dir, segment_bytes=64 * 1024)
     await journal.open(0, 0)
     proposal = 0
     async for commit in journal.replay():

@@ -264,7 +264,7 @@ async def test_a_newer_format_is_refused_and_the_folder_given_free(tmp_path: Pat
 
 
 async def test_a_journal_without_its_store_is_damage(tmp_path: Path) -> None:
-    (tmp_path / "journal.sqlite").touch()
+    (tmp_path / "journal").mkdir()
     with pytest.raises(Damaged, match="missing"):
         await SqliteStore(DataDir(tmp_path)).open()
     assert not (tmp_path / "store.sqlite").exists()

@@ -1,28 +1,26 @@
-"""The SQLite journal: entries are durable in `journal.sqlite` before they are handed back."""
+"""The journal in files: entries are durable in a segment before they are handed back."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.data_dir import DataDir
-from broker.errors import Damaged, EngineStopped
+from broker.errors import EngineStopped, StartError
 from broker.journal import Commit, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
-from broker.journal.commit_row import FORM, SELECT, decode_commit
-from broker.journal.writer import PAGE_BYTES, CommitWriter, Told
-from broker.limits import GATHER_TURNS_MAX
-from broker.sqlite import WAL_BYTES, Connect, WalMover, connect, opening, prepare
+from broker.journal.segments import Segments, Write, write_durably
+from broker.journal.writer import CommitWriter, Told
+from broker.limits import GATHER_TURNS_MAX, SEGMENT_BYTES
 from consumer.wire import Durability
 
-_RESTORE = "restore the folder from a backup"
 
-
-class SqliteJournal:
-    """A `Journal` in one SQLite file. Opens behind the store of the same folder, closes before it."""
+class FileJournal:
+    """A `Journal` in the segments of a data folder. Opens behind the store of the same folder, closes before it."""
 
     durability: Durability = Durability.FSYNC
     lone_proposer: bool = True
@@ -33,39 +31,40 @@ class SqliteJournal:
         *,
         wall_ms: Milliseconds = wall_ms,
         monotonic_ms: Milliseconds = monotonic_ms,
-        connect: Connect = connect,
-        wal_bytes: int = WAL_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
+        write: Write = write_durably,
     ) -> None:
         self._data_dir = data_dir
         self._path = data_dir.journal_path
         self._wall_ms, self._monotonic_ms = wall_ms, monotonic_ms
-        self._connect = connect
-        self._wal_bytes = wal_bytes
+        self._segment_bytes = segment_bytes
+        self._write = write
         self._clock = Clock(0, wall_ms, monotonic_ms)
-        self._connection: sqlite3.Connection | None = None
+        self._segments: Segments | None = None
         self._applied_index = 0  # the store's, when this opened
         self._next_index = 1  # when this opened; above _applied_index. From `start` on, the writer counts
         self._trim_index = 0  # what `trim` told before `start`
         self._writer: CommitWriter | None = None
-        self._wal: WalMover | None = None
         self._error: EngineStopped | None = None  # why nothing is taken any more
+        self._stopped: EngineStopped | None = None  # the same, when it was not asked for
         self._gathered: list[Entry] = []  # proposed, and not yet given to the writer
 
     async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:  # noqa: ARG002 - it has none
         """As in `Journal`. The store of the folder is open."""
         self._applied_index = self._trim_index = applied_index
-        with opening(self._path):
+        with _opening(self._path):
             last_index, last_time_ms = await asyncio.to_thread(self._open)
         self._next_index = max(last_index, applied_index) + 1
         self._clock = Clock(max(last_time_ms, applied_time_ms), self._wall_ms, self._monotonic_ms)
 
     async def replay(self) -> AsyncIterator[Commit]:
         """As in `Journal`; one commit in memory. Raises Damaged or NewerFormat, both naming the index."""
-        index = self._applied_index + 1
-        while index < self._next_index:
-            with opening(self._path):
-                commit = await asyncio.to_thread(self._commit_with, index)
-            index += len(commit.entries)
+        commits = self._held.commits(self._applied_index + 1)
+        while True:
+            with _opening(self._path):
+                commit = await asyncio.to_thread(next, commits, None)
+            if commit is None:
+                return
             yield commit
 
     def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
@@ -74,18 +73,13 @@ class SqliteJournal:
 
         def told(told: Told) -> None:
             if isinstance(told, EngineStopped):
-                self._error = told
+                self._error = self._stopped = told
                 stopped(told)
             else:
                 deliver(told)
 
-        self._wal = WalMover(self._path, self._connect, self._wal_bytes)
         self._writer = CommitWriter(
-            self._held,
-            self._wal,
-            self._next_index,
-            self.now_ms,
-            lambda what: loop.call_soon_threadsafe(told, what),
+            self._held, self._next_index, self.now_ms, lambda what: loop.call_soon_threadsafe(told, what)
         )
         self._writer.trim(self._trim_index)
 
@@ -109,7 +103,7 @@ class SqliteJournal:
         return False
 
     def trim(self, index: int) -> None:
-        """As in `Journal`: rides in the next commits, or runs by itself when there are none."""
+        """As in `Journal`: whole segments, between two commits."""
         self._trim_index = max(self._trim_index, index)
         if self._writer is not None:
             self._writer.trim(self._trim_index)
@@ -142,52 +136,29 @@ class SqliteJournal:
     # -- in a thread ---------------------------------------------------------------------------------------------
 
     def _open(self) -> tuple[int, int]:
-        """Open and check the file; the highest index ever given, and the time of the last entry."""
-        self._connection = connection = self._connect(self._path)
-        prepare(connection, FORM, self._path.name, self._fill, PAGE_BYTES)
-        uuid, trimmed_index = connection.execute("SELECT uuid, trimmed_index FROM head").fetchone()
-        if uuid != self._data_dir.uuid:
-            raise Damaged(f"{self._path.name} belongs to another store", _RESTORE)
-        if trimmed_index > self._applied_index:
-            raise Damaged(
-                f"{self._path.name} has dropped entries up to index {trimmed_index}, the store ends at index"
-                f" {self._applied_index}",
-                _RESTORE,
-            )
-        newest = connection.execute(
-            "SELECT first_index + count - 1, time_ms FROM commits ORDER BY first_index DESC LIMIT 1"
-        )
-        last_index, last_time_ms = newest.fetchone() or (trimmed_index, 0)
-        if last_index > self._applied_index:
-            self._commit_with(self._applied_index + 1)
-        return last_index, last_time_ms
-
-    def _fill(self) -> None:
-        row = (self._data_dir.uuid, self._applied_index)
-        self._held.execute("INSERT INTO head (id, uuid, trimmed_index) VALUES (1, ?, ?)", row)
-
-    def _commit_with(self, index: int) -> Commit:
-        """The part from `index` on of the commit that holds it. Raises Damaged where none does."""
-        row = self._held.execute(
-            f"{SELECT} WHERE first_index <= ? ORDER BY first_index DESC LIMIT 1", (index,)
-        ).fetchone()
-        commit = decode_commit(row) if row else Commit(index, 0, ())
-        skipped = index - commit.first_index
-        if skipped >= len(commit.entries):
-            raise Damaged(f"{self._path.name}: no commit holds index {index}", _RESTORE)
-        return Commit(index, commit.time_ms, commit.entries[skipped:]) if skipped else commit
+        """Open and check the files; the highest index ever given, and the time of the last entry."""
+        self._segments = Segments(self._path, self._data_dir.uuid, segment_bytes=self._segment_bytes, write=self._write)
+        return self._segments.open(self._applied_index)
 
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.join()
-        if self._wal is not None:
-            self._wal.close()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._segments is not None:
+            if self._stopped is None:
+                self._segments.close()
+            else:
+                self._segments.abandon()
 
     @property
-    def _held(self) -> sqlite3.Connection:
-        if self._connection is None:
+    def _held(self) -> Segments:
+        if self._segments is None:
             raise RuntimeError("the journal is not open")
-        return self._connection
+        return self._segments
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}", "check the disk and the permissions of the folder") from error

@@ -1,0 +1,339 @@
+"""The journal's files: segments of a fixed size, written one after the other and used again.
+
+    journal/0000000000000001.log    frames of the commits from that index on (hexadecimal)
+    journal/00000000000003e8.log    the newest; frames are added here
+    journal/….spare                 a segment whose entries the store has: the next to be written over
+
+A file keeps the length and the blocks that it was made with, so that a commit changes nothing but data: one write that
+returns when the disk has it (RWF_DSYNC), or a write and one fdatasync where the system knows no such write.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
+from itertools import zip_longest
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker.data_dir import make_folder, sync_folder
+from broker.errors import Damaged, EngineStopped, Unavailable
+from broker.journal import Commit
+from broker.journal.frame import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    RESTORE,
+    Frame,
+    Header,
+    commit_of,
+    decode_header,
+    encode_frame,
+    encode_header,
+    frame_at,
+    frames_beyond,
+)
+from broker.limits import MIB, SEGMENT_BYTES, SEGMENT_SPARES_MAX
+
+if sys.platform == "darwin":
+    import fcntl
+
+log = logging.getLogger("streamfold.journal")
+
+Write = Callable[[FileIO, bytes, int], None]
+"""Writes bytes at a place of a file, durably. Raises OSError."""
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_KNOWN: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+def write_durably(file: FileIO, data: bytes, at: int) -> None:
+    """All of `data` at `at`, on the disk when this returns. One system call where there is one that does both.
+
+    One matters: between two the interpreter may belong to another thread for a while.
+    """
+    if sys.platform == "linux":
+        try:
+            written = os.pwritev(file.fileno(), [data], at, os.RWF_DSYNC)
+        except OSError as error:
+            if error.errno not in _NOT_KNOWN:
+                raise
+            written = 0
+        if written == len(data):
+            return
+        data, at = data[written:], at + written
+    file.seek(at)
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    sync(file)
+
+
+def sync(file: FileIO) -> None:
+    """What was written to `file` is on the disk when this returns."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)  # fsync alone leaves data in the drive's cache
+    elif sys.platform == "win32":
+        os.fsync(file.fileno())
+    else:
+        os.fdatasync(file.fileno())
+
+
+class Segment(msgspec.Struct):
+    """A segment file. Its entries are those from `header.first_index` up to and excluding `next_index`."""
+
+    path: Path
+    header: Header
+    next_index: int = 0
+    end: int = HEADER_BYTES
+    """Where the next frame goes."""
+
+
+class Segments:
+    """The segments in `folder`. One thread at a time."""
+
+    def __init__(
+        self, folder: Path, uuid: bytes, *, segment_bytes: int = SEGMENT_BYTES, write: Write = write_durably
+    ) -> None:
+        self._folder = folder
+        self._uuid = uuid
+        self._segment_bytes = segment_bytes
+        self._write = write
+        self._segments: list[Segment] = []  # by index; the last is the one that is written
+        self._file: FileIO | None = None  # of the last
+        self._file_bytes = 0
+        self._time_ms = 0  # of the newest commit
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def open(self, applied_index: int) -> tuple[int, int]:
+        """Read what is there beyond `applied_index`; the highest index ever given, and the time of the last commit.
+
+        Raises Damaged, NewerFormat and OSError. Frames of which only a part reached the disk were never acknowledged:
+        what lies behind the last whole one is written over.
+        """
+        make_folder(self._folder)
+        self._segments = [self._segment(path) for path in sorted(self._folder.glob("*.log"))]
+        self._check_begin(applied_index)
+        for segment, after in zip_longest(self._segments, self._segments[1:]):
+            self._scan(segment, after, applied_index)
+        last_index = max(applied_index, self._current.next_index - 1) if self._segments else applied_index
+        if self._segments and self._current.next_index == last_index + 1:
+            self._open_current()
+        else:
+            self._add(last_index + 1, 0)
+        return last_index, self._time_ms
+
+    def _segment(self, path: Path) -> Segment:
+        with _mapped(path) as data:
+            header = decode_header(data, path.name)
+        if header.uuid != self._uuid:
+            raise Damaged(f"{path.name} belongs to another store", "restore the folder from a backup")
+        if path != self._path(header.first_index):
+            raise Damaged(f"{path.name} begins at index {header.first_index}", RESTORE)
+        return Segment(path, header, header.first_index)
+
+    def _check_begin(self, applied_index: int) -> None:
+        if self._segments and self._segments[0].header.first_index > applied_index + 1:
+            raise Damaged(
+                f"the journal begins at index {self._segments[0].header.first_index}, the store ends at index"
+                f" {applied_index}",
+                "restore the folder from a backup",
+            )
+
+    def _scan(self, segment: Segment, after: Segment | None, applied_index: int) -> None:
+        """Find the end of a segment. Raises Damaged where something is missing in it, or between it and the next."""
+        if after is not None and after.header.first_index <= applied_index + 1:
+            segment.next_index = after.header.first_index  # the store has all of it, whatever it looks like
+            return
+        closed = False
+        with _mapped(segment.path) as data:
+            for frame in _frames(data, segment.header, applied_index):
+                closed = not frame.count
+                self._time_ms = frame.time_ms
+                if not closed:
+                    segment.next_index, segment.end = frame.next_index, frame.end
+            if after is not None:
+                missing = after.header.first_index != segment.next_index
+            else:
+                missing = not closed and any(frames_beyond(data, segment.end + 1, segment.header.salt))
+        if missing:
+            raise Damaged(f"{segment.path.name}: the commit at index {segment.next_index} is damaged", RESTORE)
+
+    def commits(self, index: int) -> Iterator[Commit]:
+        """What there is from `index` on, in order; the first commit may be a part of one. One commit in memory."""
+        for segment in list(self._segments):
+            if segment.next_index <= index:
+                continue
+            with _mapped(segment.path) as data:
+                for frame in _frames(data, segment.header, index - 1):
+                    if frame.next_index > index and frame.count:
+                        yield _from(index, commit_of(data, frame))
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def append(self, first_index: int, time_ms: int, encoded: Sequence[bytes]) -> None:
+        """Make a commit durable. Raises Unavailable when there is no room for it, and then nothing of it is there.
+
+        Raises EngineStopped when its fate is unknown: nothing may be written any more.
+        """
+        frame = encode_frame(self._current.header.salt, first_index, time_ms, encoded)
+        if self._current.end + len(frame) + FRAME_BYTES > self._file_bytes:
+            self._add_or_refuse(first_index, len(frame))
+            frame = encode_frame(self._current.header.salt, first_index, time_ms, encoded)
+        try:
+            self._write(self._held, frame, self._current.end)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise EngineStopped(f"the fate of a commit is unknown: {error}") from error
+            self._erase(error)
+            raise Unavailable(f"the journal cannot be written: {error}") from error
+        self._current.end += len(frame)
+        self._current.next_index = first_index + len(encoded)
+        self._time_ms = time_ms
+
+    def _erase(self, cause: OSError) -> None:
+        """What was not acknowledged must not be found by the next start, nor by a later one."""
+        try:
+            self._write(self._held, bytes(FRAME_BYTES), self._current.end)
+        except OSError as error:
+            raise EngineStopped(f"the fate of a commit is unknown: {cause}, then {error}") from error
+
+    def trim(self, index: int) -> None:
+        """Entries up to and including `index` are not needed any more. Raises nothing: what stays is tried again."""
+        while len(self._segments) > 1 and self._segments[0].next_index <= index + 1:
+            path = self._segments[0].path
+            try:
+                if len(self._spares()) < SEGMENT_SPARES_MAX:
+                    path.replace(path.with_suffix(".spare"))
+                else:
+                    path.unlink()
+            except OSError as error:
+                log.warning("%s cannot be let go: %s", path.name, error)
+                return
+            del self._segments[0]
+
+    def close(self) -> None:
+        """Say that nothing follows, so that the next start need not look for it. Idempotent."""
+        if self._file is None:
+            return
+        try:
+            end = encode_frame(self._current.header.salt, self._current.next_index, self._time_ms, ())
+            self._write(self._file, end, self._current.end)
+        except OSError as error:
+            log.warning("the journal is not marked as closed: %s", error)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file as it is. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _current(self) -> Segment:
+        return self._segments[-1]
+
+    @property
+    def _held(self) -> FileIO:
+        if self._file is None:
+            raise RuntimeError("the journal is not open")
+        return self._file
+
+    def _path(self, first_index: int) -> Path:
+        return self._folder / f"{first_index:016x}.log"
+
+    def _spares(self) -> list[Path]:
+        return sorted(self._folder.glob("*.spare"))
+
+    def _open_current(self) -> None:
+        self._file = FileIO(self._current.path, "r+")
+        self._file_bytes = os.fstat(self._file.fileno()).st_size
+        sync(self._file)  # a process that was killed may have left a commit that only the system's memory has
+
+    def _add_or_refuse(self, first_index: int, frame_bytes: int) -> None:
+        try:
+            self._add(first_index, frame_bytes)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise Unavailable(f"the journal cannot grow: {error}") from error
+            raise EngineStopped(f"the journal cannot grow: {error}") from error
+
+    def _add(self, first_index: int, frame_bytes: int) -> None:
+        """Begin a segment that has room for a frame. Raises OSError; then the one before stays the last."""
+        header = Header(self._uuid, int.from_bytes(os.urandom(4)), first_index)
+        spare = self._spare(max(self._segment_bytes, HEADER_BYTES + frame_bytes + FRAME_BYTES))
+        with FileIO(spare, "r+") as file:
+            self._write(file, encode_header(header), 0)
+            size = os.fstat(file.fileno()).st_size
+        path = self._path(first_index)
+        if self._segments and self._current.path == path:  # it is empty, and too small for the frame
+            self._segments.pop()
+        self.abandon()
+        try:
+            spare.replace(path)
+            sync_folder(self._folder)
+            self._file, self._file_bytes = FileIO(path, "r+"), size
+        except OSError as error:
+            raise EngineStopped(f"the journal cannot go on in {path.name}: {error}") from error
+        self._segments.append(Segment(path, header, first_index))
+
+    def _spare(self, size: int) -> Path:
+        """A file of at least `size` bytes, all of them on the disk. Raises OSError."""
+        for path in self._spares():
+            if path.stat().st_size >= size:
+                return path
+        path = self._folder / "new.spare"
+        try:
+            with FileIO(path, "w") as file:
+                for at in range(0, size, MIB):
+                    self._write(file, bytes(min(MIB, size - at)), at)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+
+def _frames(data: memoryview, header: Header, applied_index: int) -> Iterator[Frame]:
+    """The frames of a segment up to the first that is not whole, or that says that nothing follows.
+
+    What the store has applied is passed over without a look at its checksum.
+    """
+    at, index = HEADER_BYTES, header.first_index
+    while True:
+        frame = frame_at(data, at, header.salt, verified=False)
+        if frame is None or frame.first_index != index:
+            return
+        if frame.next_index > applied_index + 1 or not frame.count:
+            frame = frame_at(data, at, header.salt)
+            if frame is None:
+                return
+        yield frame
+        if not frame.count:
+            return
+        at, index = frame.end, frame.next_index
+
+
+def _from(index: int, commit: Commit) -> Commit:
+    skipped = index - commit.first_index
+    return Commit(index, commit.time_ms, commit.entries[skipped:]) if skipped > 0 else commit
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[memoryview]:
+    """The bytes of a file, without having all of them in memory."""
+    with FileIO(path) as file:
+        if not os.fstat(file.fileno()).st_size:  # nothing can be mapped
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            yield data
