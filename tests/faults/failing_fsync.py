@@ -13,7 +13,7 @@ import sys
 from broker.cli import main
 
 FSYNC_NUMBERS = {"x86_64": (0xC000003E, 74, 75, 328, 317), "aarch64": (0xC00000B7, 82, 83, 287, 277)}
-"""By machine: its audit name, and the numbers of fsync, fdatasync, pwritev2 (which syncs what it writes) and seccomp."""
+"""By machine: its audit name, and the numbers of fsync, fdatasync, pwritev2 (it can sync what it writes), seccomp."""
 
 # linux/prctl.h, linux/seccomp.h, linux/filter.h
 PR_SET_NO_NEW_PRIVS = 38
