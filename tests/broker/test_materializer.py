@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from broker import Settings, create_app, limits, materializer
 from broker.core.entry import Entry
-from broker.core.page import records
+from broker.core.page import Page, records
 from broker.errors import Overloaded, Unavailable
 from broker.folded import SNAPSHOT_BYTES_PER_RECORD, SNAPSHOT_RECORDS, Due
 from broker.materializer import Materializer, Messages
@@ -281,7 +281,7 @@ async def snapshot_positions(store: HeldStore) -> list[int]:
 
 
 async def test_restart_goes_on_from_the_snapshot(tmp_path: Path) -> None:
-    """Issue A, 8: GET /messages costs O(messages), not O(chunks)."""
+    """`GET /messages` costs O(messages), not O(chunks)."""
     app = create_app(Settings(data_dir=tmp_path / "data"))
     async with app.running():
         await do(app.partition, create_session(), chunks("g", 0, *[b'"x"'] * 5000))
@@ -295,6 +295,48 @@ async def test_restart_goes_on_from_the_snapshot(tmp_path: Path) -> None:
         await do(again.partition, message("m"))
         await require_fold(again.partition, again.materializer)
         assert again.materializer.records_folded == 1
+
+
+class CountingStore(HeldStore):
+    """Counts what is read of it: bytes of pages, and of snapshots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.page_bytes = 0
+        self.snapshot_bytes = 0
+
+    async def read(self, incarnation: int, position: int, bytes_max: int) -> list[Page]:
+        pages = await super().read(incarnation, position, bytes_max)
+        self.page_bytes += sum(len(page.data) for page in pages)
+        return pages
+
+    async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
+        snapshot = await super().snapshot(path, incarnation)
+        self.snapshot_bytes += sum(len(data) for _, _, data in snapshot.messages) if snapshot else 0
+        return snapshot
+
+
+async def bytes_read_to_open(chunk_count: int, text_bytes: int) -> tuple[int, int]:
+    """By a broker that has nothing of the session in memory: bytes of the log, and of its snapshot."""
+    store = CountingStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, create_session())
+        for seq in range(10):
+            await do(partition, chunks("g", seq, *[text(text_bytes // chunk_count)] * (chunk_count // 10)))
+        await do(partition, finish("g", 10))
+        await told(materializer)
+        await partition.checkpoint()
+        store.page_bytes = store.snapshot_bytes = 0
+        items = (await told(Materializer(partition))).items
+        assert len(msgspec.json.encode(items)) > text_bytes
+        return store.page_bytes, store.snapshot_bytes
+
+
+async def test_opening_a_session_reads_its_messages_and_none_of_its_chunks() -> None:
+    """`GET /messages` costs O(messages), not O(chunks). The same text in 20 chunks and in 20,000."""
+    few, many = await bytes_read_to_open(20, 100_000), await bytes_read_to_open(20_000, 100_000)
+    assert few[0] == many[0] == 0
+    assert abs(few[1] - many[1]) < 100
 
 
 async def test_snapshot_of_a_running_answer_goes_on_where_it_stood() -> None:
