@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from typing import Final, NoReturn, TypeAlias
 
 import msgspec
@@ -78,12 +77,13 @@ def nests_within(value: JSON, depth_max: int) -> bool:
     for _ in range(depth_max):
         if not level:
             return True
-        level = [child for node in level for child in _children(node) if isinstance(child, (dict, list))]
+        below = []
+        for node in level:
+            for child in node.values() if isinstance(node, dict) else node:
+                if isinstance(child, (dict, list)):
+                    below.append(child)  # noqa: PERF401  every chunk comes by here: a comprehension costs a frame
+        level = below
     return not level
-
-
-def _children(node: dict[str, JSON] | list[JSON]) -> Iterable[JSON]:
-    return node.values() if isinstance(node, dict) else node
 
 
 def _decode_slowly(data: bytes | str) -> JSON:

@@ -370,8 +370,10 @@ class TanStackDraft:
         return self._merge_metadata(string(event, "messageId"), event.get("metadata"))
 
     def _merge_metadata(self, message_id: str, given: JSON) -> bool:
+        if not isinstance(given, dict):
+            return False
         first = self._messages.first(message_id)
-        if not isinstance(given, dict) or first is None:
+        if first is None:
             return False
         told = tanstack_metadata(given)
         if "content" in told or "args" in told:

@@ -7,13 +7,13 @@ itself adds: `parsed`, `parsed_arguments`, and the random id of a tool call that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 import msgspec
 
 from consumer.fold.draft import BadMessage, ChunkFault, FatalChunk, chunk_object
-from consumer.fold.tree import Items, Object, array_index, filled_to, grow, own_list, own_object, plain, text_at
+from consumer.fold.tree import Items, Object, array_index, fill_to, grow, own_list, own_object, plain, text_at
 from consumer.plain import JSON, JSONObject
 
 CHOICES_MAX: Final = 128
@@ -139,26 +139,27 @@ class ChatCompletionDraft:
         return True
 
     def _take_head(self, chunk: JSONObject) -> Object:
-        rest = _without(chunk, "choices", "obfuscation")
         if self._completion is None:
-            self._completion = Object({**rest, "choices": Items()})
+            self._completion = Object(choices=Items())
+            _assign_others(self._completion, chunk, _NOT_OF_HEAD)
         elif chunk.get("id"):
-            self._completion.update(rest)
+            _assign_others(self._completion, chunk, _NOT_OF_HEAD)
         return self._completion
 
     # -- accumulating --------------------------------------------------------------------------------------------
 
     def _add_choice(self, completion: Object, given: JSONObject) -> None:
         index = array_index(given.get("index")) or 0
-        choices = filled_to(own_list(completion, "choices"), index + 1)
-        other = _without(given, "delta", "finish_reason", "index", "logprobs")
+        choices = own_list(completion, "choices")
+        if index >= len(choices):
+            fill_to(choices, index + 1)
         if not isinstance(choices[index], dict):
             choices[index] = Object(finish_reason=None, index=given["index"], message={}, logprobs=None)
         choice = own_object(choices, index)
         _add_logprobs(choice, given.get("logprobs"))
         if given.get("finish_reason"):
             choice["finish_reason"] = given["finish_reason"]
-        choice.update(other)
+        _assign_others(choice, given, _READ_OF_CHOICE)
         delta = given.get("delta")
         if isinstance(delta, dict):
             self._audio_done.discard(index)
@@ -171,16 +172,20 @@ class ChatCompletionDraft:
     def _report_calls(self, completion: Object, given: JSONObject) -> None:
         index = array_index(given.get("index")) or 0
         choice = completion["choices"][index]
-        calls = self._calls.setdefault(index, _Calls())
-        if choice.get("finish_reason"):
+        calls = self._calls.get(index)
+        if calls is not None and choice.get("finish_reason"):
             _call_done(choice, calls)
         delta: Any = given.get("delta") or {}
-        indexes = [array_index(call["index"]) for call in delta.get("tool_calls") or ()]
-        for call_index in indexes:
+        if delta.get("tool_calls"):
+            self._report_streaming(choice, index, [array_index(call["index"]) for call in delta["tool_calls"]])
+
+    def _report_streaming(self, choice: Any, index: int, call_indexes: list[int | None]) -> None:
+        calls = self._calls.setdefault(index, _Calls())
+        for call_index in call_indexes:
             if calls.current != call_index:
                 _call_done(choice, calls)
             calls.current = call_index
-        for call_index in indexes:
+        for call_index in call_indexes:
             call = choice["message"]["tool_calls"][call_index]
             if call.get("type") == "function":
                 _check_function(call)
@@ -237,31 +242,36 @@ def _add_logprobs(choice: Object, given: Any) -> None:
         choice["logprobs"] = Object(given)
         return
     logprobs = own_object(choice, "logprobs")
-    logprobs.update(_without(given, "content", "refusal"))
-    for field in ("content", "refusal"):
+    _assign_others(logprobs, given, frozenset(_GROWING_LOGPROBS))
+    for field in _GROWING_LOGPROBS:
         if given.get(field) is not None:
             own_list(logprobs, field).extend(given[field])
 
 
 def _add_delta(message: Object, delta: Mapping[str, Any]) -> None:
-    message.update(_without(delta, "audio", "content", "refusal", "function_call", "role", "tool_calls"))
-    if delta.get("refusal"):
-        grow(message, "refusal", delta["refusal"])
-    if delta.get("role"):
-        message["role"] = delta["role"]
-    if delta.get("audio") is not None:
-        _add_audio(own_object(message, "audio"), delta["audio"])
-    if delta.get("function_call") is not None:
-        _add_function_call(message, delta["function_call"])
-    if delta.get("content") is not None:
-        grow(message, "content", delta["content"])
-    if delta.get("tool_calls") is not None:
-        calls = own_list(message, "tool_calls")
-        for call in delta["tool_calls"]:
-            _add_tool_call(calls, call)
+    for field, value in delta.items():
+        if field not in _READ:
+            message[field] = value
+        elif value is not None:
+            _DELTA_RULES[field](message, value)
 
 
-def _add_audio(audio: Object, given: Mapping[str, Any]) -> None:
+def _add_content(message: Object, text: str) -> None:
+    grow(message, "content", text)
+
+
+def _add_refusal(message: Object, text: str) -> None:
+    if text:
+        grow(message, "refusal", text)
+
+
+def _set_role(message: Object, role: Any) -> None:
+    if role:
+        message["role"] = role
+
+
+def _add_audio(message: Object, given: Mapping[str, Any]) -> None:
+    audio = own_object(message, "audio")
     for field in ("id", "expires_at"):
         if given.get(field) is not None:
             audio[field] = given[field]
@@ -281,10 +291,18 @@ def _add_function_call(message: Object, given: Mapping[str, Any]) -> None:
         grow(call, "arguments", given["arguments"])
 
 
+def _add_tool_calls(message: Object, given: list[Any]) -> None:
+    calls = own_list(message, "tool_calls")
+    for call in given:
+        _add_tool_call(calls, call)
+
+
 def _add_tool_call(calls: Items, given: Mapping[str, Any]) -> None:
     index = array_index(given["index"]) or 0
-    call = own_object(filled_to(calls, index + 1), index)
-    call.update(_without(given, "index", "id", "type", "function", "custom"))
+    if index >= len(calls):
+        fill_to(calls, index + 1)
+    call = own_object(calls, index)
+    _assign_others(call, given, _READ_OF_CALL)
     for field in ("id", "type"):
         if given.get(field):
             call[field] = given[field]
@@ -324,15 +342,10 @@ def _check_function(call: Mapping[str, Any]) -> None:
 
 def _tells_only_expiry(delta: Mapping[str, Any]) -> bool:
     audio: Any = delta.get("audio")
+    if audio is None or audio.get("expires_at") is None:
+        return False
     told = {field for field, value in delta.items() if value is not None or field not in _READ}
-    return (
-        told == {"audio"}
-        and audio.get("expires_at") is not None
-        and all(audio.get(field) is None for field in ("id", "data", "transcript"))
-    )
-
-
-_READ: Final = frozenset({"audio", "content", "refusal", "function_call", "role", "tool_calls"})
+    return told == {"audio"} and all(audio.get(field) is None for field in ("id", "data", "transcript"))
 
 
 def _audio_is_complete(message: Mapping[str, Any]) -> bool:
@@ -377,14 +390,29 @@ def _finished_call(call: Any) -> JSON:
     return {**call}
 
 
-def _without(source: Mapping[str, Any], *fields: str) -> dict[str, Any]:
-    return {field: value for field, value in source.items() if field not in fields}
-
-
-def _only(source: Mapping[str, Any], *fields: str) -> dict[str, Any]:
-    return {field: source[field] for field in fields if field in source}
+def _assign_others(target: Object, source: Mapping[str, Any], fields: frozenset[str]) -> None:
+    """What the fold does not read itself is as the last chunk had it."""
+    for field, value in source.items():
+        if field not in fields:
+            target[field] = value
 
 
 def _error_text(error: Any) -> str:
     text = error.get("message") if isinstance(error, dict) else error
     return text if isinstance(text, str) else ""
+
+
+_NOT_OF_HEAD: Final = frozenset({"choices", "obfuscation"})
+_READ_OF_CHOICE: Final = frozenset({"delta", "finish_reason", "index", "logprobs"})
+_READ_OF_CALL: Final = frozenset({"index", "id", "type", "function", "custom"})
+_GROWING_LOGPROBS: Final = ("content", "refusal")
+_DELTA_RULES: Final[Mapping[str, Callable[[Object, Any], None]]] = {
+    "audio": _add_audio,
+    "content": _add_content,
+    "refusal": _add_refusal,
+    "function_call": _add_function_call,
+    "role": _set_role,
+    "tool_calls": _add_tool_calls,
+}
+"""By field of a delta, where it is not null. Others are assigned."""
+_READ: Final = frozenset(_DELTA_RULES)

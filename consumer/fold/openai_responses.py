@@ -191,17 +191,19 @@ class ResponseDraft:
         self._unfinished.pop(wire, None)
 
     def _replace(self, position: int, item: Any, *, keeps_text: bool = False) -> None:
-        old = self._output[element(self._output, position)]
+        output = self._output
+        old = output[element(output, position)]
         check_replaceable(old, item)
         if "id" not in old and "id" in item:
             self._add_keys([f"id:{item['id']}"])
         self._text_is_given = keeps_text or (self._text_is_given and item["type"] != "message")
-        self._output[position] = item
+        output[position] = item
 
     def _change_item(self, kind: str, position: int, event: JSONObject) -> None:
-        item = item_at(self._output, position)
+        output = self._output
+        item = item_at(output, position)
         check_target(item, event)
-        RULES[kind](item, event, self._output)
+        RULES[kind](item, event, output)
         if kind in CHANGE_TEXT and item["type"] == "message":
             self._text_is_given = False
 

@@ -123,7 +123,7 @@ def _text_delta(item: Object, event: JSONObject, _output: Items) -> None:
     delta = string(event, "delta")
     part = _content(item, event, of="output_text")
     logprobs: Any = event.get("logprobs")
-    if _are_logprobs(logprobs) and logprobs:
+    if logprobs and _are_logprobs(logprobs):
         own_list(part, "logprobs").extend(logprobs)
     grow(part, "text", delta)
 

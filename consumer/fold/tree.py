@@ -82,17 +82,19 @@ _OWN: Final = frozenset({Growing, Items, Object})
 
 
 def _at(holder: Any, key: Key) -> Any:
-    return holder.get(key) if isinstance(key, str) else holder[key]
+    try:
+        return holder[key]
+    except KeyError:
+        return None
 
 
-def filled_to(items: Items, length: int) -> Items:
-    """The list with nulls put at its end until it has this length: a hole of a JavaScript list is null in JSON."""
+def fill_to(items: Items, length: int) -> None:
+    """Put nulls at the end of the list until it has this length: a hole of a JavaScript list is null in JSON."""
     items.extend([None] * (length - len(items)))
-    return items
 
 
 def array_index(value: JSON) -> int | None:
     """A number as JavaScript takes it for an index of a list; None for all others, and for what is no number."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if type(value) is int:
+        return value if value >= 0 else None
+    return int(value) if isinstance(value, float) and value.is_integer() and value >= 0 else None

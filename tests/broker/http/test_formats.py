@@ -5,7 +5,7 @@ import pytest
 from consumer.fold import FORMATS, fold
 from consumer.plain import encode
 from tests.broker.http.asgi import broker
-from tests.consumer.fold.chunks import DICTATIONS
+from tests.consumer.fold.dictations import DICTATIONS
 
 S = "/v1/sessions/s"
 G = f"{S}/generations/g"

@@ -1,23 +1,21 @@
 """Chunks for properties: those of the vectors, those that are nearly right, and JSON that is no chunk at all."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from consumer.fold import FORMATS
 from consumer.plain import JSON
+from tests.consumer.fold.dictations import AI_SDK, TEXT
 from tests.vectors import Vector, is_unread, vectors_in
 
 FOLDER: Final = Path(os.environ.get("STREAMFOLD_VECTORS", Path(__file__).parents[2] / "data"))
 """Where the vectors are; the environment can name another folder."""
-
-AI_SDK: Final = "ai-sdk-ui-message-stream"
-TEXT: Final = "text"
 
 
 def vectors(format_name: str) -> Iterator[Vector]:
@@ -132,63 +130,3 @@ def format_and_chunks(max_size: int = 25) -> SearchStrategy[tuple[str, list[JSON
             st.just(name), chunks_of(name, max_size) | st.lists(good_chunks | any_json, max_size=max_size)
         )
     )
-
-
-class Dictation(NamedTuple):
-    """How one format says a text in pieces."""
-
-    opening: list[JSON]
-    piece: Callable[[str], JSON]
-    heard: Callable[[Any], Any]
-    """The text in the message."""
-
-
-DICTATIONS: Final = {
-    AI_SDK: Dictation(
-        [{"type": "text-start", "id": "1"}],
-        lambda text: {"type": "text-delta", "id": "1", "delta": text},
-        lambda message: message["parts"][0]["text"],
-    ),
-    TEXT: Dictation([], lambda text: text, lambda message: message["parts"][0]["text"]),
-    "openai-chat": Dictation(
-        [],
-        lambda text: {"id": "1", "choices": [{"index": 0, "delta": {"content": text}}]},
-        lambda message: message["choices"][0]["message"]["content"],
-    ),
-    "openai-responses": Dictation(
-        [
-            {"type": "response.created", "response": {"id": "r", "output": []}},
-            {
-                "type": "response.output_item.added",
-                "output_index": 0,
-                "item": {"type": "message", "id": "m", "content": [{"type": "output_text", "text": ""}]},
-            },
-        ],
-        lambda text: {
-            "type": "response.output_text.delta",
-            "item_id": "m",
-            "output_index": 0,
-            "content_index": 0,
-            "delta": text,
-        },
-        lambda message: message["output_text"],
-    ),
-    "anthropic-messages": Dictation(
-        [
-            {"type": "message_start", "message": {"content": [], "usage": {}}},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        ],
-        lambda text: {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
-        lambda message: message["content"][0]["text"],
-    ),
-    "ag-ui-client": Dictation(
-        [{"type": "TEXT_MESSAGE_START", "messageId": "m"}],
-        lambda text: {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": text},
-        lambda message: message["messages"][0]["content"],
-    ),
-    "ag-ui-tanstack": Dictation(
-        [{"type": "TEXT_MESSAGE_START", "messageId": "m"}],
-        lambda text: {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": text},
-        lambda message: message["messages"][0]["parts"][0]["content"],
-    ),
-}

@@ -9,15 +9,8 @@ from consumer.fold import FORMATS, BadFoldState, BadMessage, Fold, UnknownFormat
 from consumer.fold.draft import MESSAGE_CHARS_MAX
 from consumer.fold.fold import ERRORS_MAX
 from consumer.plain import DEPTH_MAX, JSON, decode, encode
-from tests.consumer.fold.chunks import (
-    AI_SDK,
-    DICTATIONS,
-    VECTOR_FORMATS,
-    any_json,
-    format_and_chunks,
-    sequences,
-    vectors,
-)
+from tests.consumer.fold.chunks import VECTOR_FORMATS, any_json, format_and_chunks, sequences, vectors
+from tests.consumer.fold.dictations import AI_SDK, DICTATIONS
 from tests.vectors import Vector, initial_of
 
 all_vectors = [vector for name in VECTOR_FORMATS for vector in vectors(name)]

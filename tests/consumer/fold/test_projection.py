@@ -7,7 +7,8 @@ import pytest
 from consumer.fold import FORMATS, Fold, fold
 from consumer.fold.projection import PROJECTIONS, ui_message
 from consumer.plain import JSON
-from tests.consumer.fold.chunks import AI_SDK, vectors
+from tests.consumer.fold.chunks import vectors
+from tests.consumer.fold.dictations import AI_SDK
 from tests.vectors import initial_of
 
 ANTHROPIC = "anthropic-messages"

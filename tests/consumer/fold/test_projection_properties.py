@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from consumer.fold import FORMATS, Fold, fold
 from consumer.fold.projection import ui_message
 from consumer.plain import JSON, decode, encode
-from tests.consumer.fold.chunks import AI_SDK, DICTATIONS, TEXT, any_json, format_and_chunks, plain_data, vectors
+from tests.consumer.fold.chunks import any_json, format_and_chunks, plain_data, vectors
+from tests.consumer.fold.dictations import AI_SDK, DICTATIONS, TEXT
 from tests.vectors import initial_of, is_unread
 
 ANTHROPIC = "anthropic-messages"

@@ -6,7 +6,8 @@ from typing import Any
 
 from consumer.fold import FORMATS, Fold
 from consumer.fold.projection import ui_message
-from tests.consumer.fold.chunks import AI_SDK, vectors
+from tests.consumer.fold.chunks import vectors
+from tests.consumer.fold.dictations import AI_SDK
 from tests.e2e.clients.node import result
 from tests.vectors import initial_of, is_unread
 
