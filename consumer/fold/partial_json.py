@@ -147,6 +147,8 @@ _CLOSERS: Final = {
 _LITERALS: Final = ("true", "false", "null")
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 _HEX_DIGITS: Final = 4
+_OPEN_MAX: Final = DEPTH_MAX + 2
+"""The start and one scalar are open beside lists and objects: no text that begins with more than this has a value."""
 _STRING_RUN: Final = re.compile(r'[^"\\]*')
 
 
@@ -176,6 +178,8 @@ class AISDKParser:
         A `__proto__` key, or a `constructor` that holds a `prototype`, counts as a failure. Not as the reference: a
         value that nests deeper than DEPTH_MAX is no value.
         """
+        if len(self._open) > _OPEN_MAX:
+            return PartialJSON(UNSET, "failed-parse")
         try:
             return PartialJSON(parse_secure(text), "successful-parse")
         except NotJSON:
@@ -188,7 +192,7 @@ class AISDKParser:
     def _repaired(self, text: str) -> str:
         self._text = text
         at, end = self._scanned, len(text)
-        while at < end and self._open[-1] is not _In.END:
+        while at < end and self._open[-1] is not _In.END and len(self._open) <= _OPEN_MAX:
             if self._open[-1] is _In.STRING:
                 at = self._skip_string_run(at)
             if at < end:

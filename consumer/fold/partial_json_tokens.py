@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from msgspec import UNSET
 
 from consumer.fold.partial_json import PartialJSON, parse_strict
-from consumer.plain import NotJSON
+from consumer.plain import DEPTH_MAX, NotJSON
 
 
 class _Token(NamedTuple):
@@ -34,6 +34,7 @@ _BLANKS: Final = " \t\n\r"
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _LITERALS: Final = ("true", "false", "null")
 _CLOSER: Final = {"{": "}", "[": "]"}
+_STEPS: Final = {"{": 1, "[": 1, "}": -1, "]": -1}
 _SCALARS: Final = frozenset({"string", "number", "word"})
 
 
@@ -42,8 +43,8 @@ def parse_anthropic(text: str) -> PartialJSON:
 
     Not as the reference: a value that nests deeper than DEPTH_MAX is no value.
     """
-    repaired = _repaired(text)
     try:
+        repaired = _repaired(text)
         value = parse_strict(text if repaired is None else repaired)
     except NotJSON:
         return PartialJSON(UNSET, "failed-parse")
@@ -51,7 +52,7 @@ def parse_anthropic(text: str) -> PartialJSON:
 
 
 def _repaired(text: str) -> str | None:
-    """The text without its loose end, and closed. None if it is wrong."""
+    """The text without its loose end, and closed. None if it is wrong; NotJSON if it nests too deeply."""
     tokens = _tokens(text)
     if tokens is None:
         return None
@@ -63,8 +64,9 @@ def _repaired(text: str) -> str | None:
 
 
 def _tokens(text: str) -> list[_Token] | None:
+    """None where one is wrong. Raises NotJSON where it nests so deeply that, wrong or not, it has no value."""
     tokens: list[_Token] = []
-    at, end = 0, len(text.rstrip(_BLANKS))
+    at, end, depth = 0, len(text.rstrip(_BLANKS)), 0
     while at < end:
         found = _TOKEN.match(text, at)
         if found is None or found.lastgroup is None:
@@ -76,6 +78,9 @@ def _tokens(text: str) -> list[_Token] | None:
                 return None
         elif kind != "unfinished":
             tokens.append(_Token(kind, token, at == len(text)))
+            depth += _STEPS.get(token, 0)
+            if depth > DEPTH_MAX:
+                raise NotJSON(f"nested deeper than {DEPTH_MAX}")
     return tokens
 
 
