@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from broker.data_dir import DataDir
-from broker.http import session_api, status, stream_api, subscription_api
+from broker.http import admin, session_api, status, stream_api, subscription_api
 from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
@@ -76,7 +76,10 @@ class App:
         self._websocket = WebSocketEndpoint(uploads, bodies)
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
         self._others = Framework(
-            routes=status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
+            routes=[
+                *status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
+                *admin.routes(self.partition, bodies),
+            ],
             traffic=traffic,
             lifespan=self._lifespan,
         )

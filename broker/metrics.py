@@ -76,6 +76,7 @@ class Metrics(Collector):
         yield _gauge("in_flight_entries", "Entries proposed and not yet applied.", partition.in_flight)
         yield _gauge("unstored_bytes", "Bytes applied and not yet in the store.", partition.unstored_bytes)
         yield _gauge("applied_index", "Index of the newest applied entry.", partition.applied_index)
+        yield _gauge("synchronous_commits", "1 while every write has a commit of its own.", partition.synchronous)
         yield _gauge("healthy", "1 while the engine acknowledges.", partition.healthy)
 
     def _of_subscriptions(self) -> Iterator[Metric]:

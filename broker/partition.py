@@ -239,6 +239,15 @@ class Partition:
         return self.failure is None
 
     @property
+    def synchronous(self) -> bool:
+        """Whether every write has a commit of its own; may be set at any time."""
+        return self._journal.synchronous
+
+    @synchronous.setter
+    def synchronous(self, synchronous: bool) -> None:
+        self._journal.synchronous = synchronous
+
+    @property
     def applied_index(self) -> int:
         """The index of the newest applied entry."""
         return self._index

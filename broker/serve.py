@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ import uvicorn
 from broker import limits
 from broker.app import App, create_app
 from broker.errors import StartError
+from broker.http.admin import switch
 from broker.http.fast_path import protocol
 from broker.settings import ENGINES, Engine, Settings
 from consumer.wire import Durability
@@ -142,9 +144,22 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 async def _serve(app: App, listener: socket.socket) -> None:
     _tune()
+    _switch_on_signals(app)
     async with app.running():
         with _signals_absorbed():
             await _Server(app, listener).serve(sockets=[listener])
+
+
+def _switch_on_signals(app: App) -> None:
+    """For an operator whose HTTP client does not get through: SIGUSR1 for synchronous commits, SIGUSR2 for shared ones.
+
+    Before the engine opens, so that neither ends a process that is about to start.
+    """
+    if sys.platform == "win32":
+        return
+    loop = asyncio.get_running_loop()
+    for number, synchronous in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
+        loop.add_signal_handler(number, partial(switch, app.partition, synchronous=synchronous))
 
 
 class _Server(uvicorn.Server):

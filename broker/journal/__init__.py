@@ -48,6 +48,8 @@ class Journal(Protocol):
     durability: Durability
     lone_proposer: bool
     """Whether only this process proposes. Then what the partition applied is all there is to know."""
+    synchronous: bool
+    """Set at any time: whether each entry, those that wait included, is committed by itself. Begins as False."""
 
     async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:
         """Open behind a store that has applied everything up to `applied_index`, at `applied_time_ms`.

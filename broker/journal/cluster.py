@@ -116,6 +116,15 @@ class ClusterJournal:
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
+    @property
+    def synchronous(self) -> bool:
+        """As in `Journal`: a record for each entry."""
+        return self._writer.synchronous
+
+    @synchronous.setter
+    def synchronous(self, synchronous: bool) -> None:
+        self._writer.synchronous = synchronous
+
     async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:
         """As in `Journal`. Raises Damaged too when the log is not the store's, or has lost what the store has."""
         self._index, self._time_ms, self._time_seen_ms = applied_index, applied_time_ms, self._monotonic_ms()

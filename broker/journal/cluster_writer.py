@@ -59,6 +59,7 @@ class RecordWriter:
         self._something = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.synchronous = False
         self.unknown = 0  # records whose append failed
         self.void = 0  # of these, records that were not there
 
@@ -130,10 +131,10 @@ class RecordWriter:
         self._something.set()
 
     def _gathered(self) -> tuple[_Proposed, ...]:
-        """What waits, up to RECORD_BYTES and the entry that reaches it."""
+        """What waits, up to RECORD_BYTES and the entry that reaches it; one entry where that is asked for."""
         gathered: list[_Proposed] = []
         size_bytes = 0
-        while self._waiting and size_bytes < limits.RECORD_BYTES:
+        while self._waiting and size_bytes < limits.RECORD_BYTES and not (gathered and self.synchronous):
             proposed = self._waiting.popleft()
             proposed.data = encode_entry(proposed.entry)
             size_bytes += len(proposed.data)

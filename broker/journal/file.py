@@ -45,6 +45,7 @@ class FileJournal:
         self._next_index = 1  # when this opened; above _applied_index. From `start` on, the writer counts
         self._trim_index = 0  # what `trim` told before `start`
         self._writer: CommitWriter | None = None
+        self._synchronous = False
         self._error: EngineStopped | None = None  # why nothing is taken any more
         self._stopped: EngineStopped | None = None  # the same, when it was not asked for
         self._gathered: list[Entry] = []  # proposed, and not yet given to the writer
@@ -81,7 +82,19 @@ class FileJournal:
         self._writer = CommitWriter(
             self._held, self._next_index, self.now_ms, lambda what: loop.call_soon_threadsafe(told, what)
         )
+        self._writer.synchronous = self._synchronous
         self._writer.trim(self._trim_index)
+
+    @property
+    def synchronous(self) -> bool:
+        """As in `Journal`."""
+        return self._synchronous
+
+    @synchronous.setter
+    def synchronous(self, synchronous: bool) -> None:
+        self._synchronous = synchronous
+        if self._writer is not None:
+            self._writer.synchronous = synchronous
 
     def propose(self, entry: Entry) -> None:
         """As in `Journal`."""

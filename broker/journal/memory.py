@@ -18,6 +18,7 @@ class MemoryJournal:
 
     durability: Durability = Durability.MEMORY
     lone_proposer: bool = True
+    synchronous: bool = False
 
     def __init__(self, *, wall_ms: Milliseconds = wall_ms, monotonic_ms: Milliseconds = monotonic_ms) -> None:
         self._clock = Clock(0, wall_ms, monotonic_ms)
@@ -78,6 +79,7 @@ class MemoryJournal:
         if not self._waiting or self._deliver is None:
             return
         entries, self._waiting = self._waiting, []
-        commit = Commit(self._next_index, self.now_ms(), entries)
-        self._next_index += len(entries)
-        self._deliver(commit)
+        for together in [[entry] for entry in entries] if self.synchronous else [entries]:
+            commit = Commit(self._next_index, self.now_ms(), together)
+            self._next_index += len(together)
+            self._deliver(commit)

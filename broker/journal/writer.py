@@ -37,6 +37,7 @@ class CommitWriter:
         # A binary semaphore: locked while nothing is new. Released by the event loop only, so never twice.
         self._nothing_new = threading.Lock()
         self._nothing_new.acquire()
+        self.synchronous = False  # set by the event loop
         self._closing = False
         self._trim_index = 0  # entries up to here may go; the event loop raises it; below _next_index
         self._trimmed_index = 0  # up to here the segments know
@@ -95,11 +96,11 @@ class CommitWriter:
         return bool(entries)
 
     def _take(self) -> tuple[list[Entry], list[bytes]]:
-        """What waits, up to COMMIT_BYTES_MAX and the entry that reaches it."""
+        """What waits, up to COMMIT_BYTES_MAX and the entry that reaches it; one entry where that is asked for."""
         waiting, size_bytes = self._waiting, 0
         entries: list[Entry] = []
         encoded: list[bytes] = []
-        while waiting and size_bytes < COMMIT_BYTES_MAX:
+        while waiting and size_bytes < COMMIT_BYTES_MAX and not (entries and self.synchronous):
             entry = waiting.popleft()
             data = encode(entry)
             entries.append(entry)

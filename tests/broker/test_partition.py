@@ -52,6 +52,7 @@ class HeldJournal:
 
     durability: Durability = Durability.MEMORY
     lone_proposer: bool = True
+    synchronous: bool = False
 
     def __init__(self, *, held: bool = False, replayed: Sequence[Commit] = ()) -> None:
         self.held = held

@@ -34,6 +34,20 @@ async def test_what_is_proposed_in_one_iteration_of_the_loop_shares_a_commit(eac
     assert [len(commit.entries) for commit in heard.commits] == [50]
 
 
+async def test_synchronous_journal_commits_each_entry_by_itself_from_then_on_and_until_told_otherwise(
+    each: Bench, entry: MakeEntry
+) -> None:
+    journal, heard = await each.started()
+    for synchronous, sizes in ((True, [1] * 50), (False, [50])):
+        heard.commits.clear()
+        journal.synchronous = synchronous
+        assert journal.synchronous is synchronous
+        for n in range(50):
+            asyncio.get_running_loop().call_soon(journal.propose, entry(n))
+        await heard.until_entries(50)
+        assert [len(commit.entries) for commit in heard.commits] == sizes
+
+
 async def test_nothing_is_handed_back_inside_propose(each: Bench, entry: MakeEntry) -> None:
     journal, heard = await each.started()
     journal.propose(entry(1))
