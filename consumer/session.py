@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
-from consumer.fold import Fold, UnknownFormat
+from consumer.fold import BadMessage, Fold, UnknownFormat
 from consumer.plain import DEPTH_MAX, JSON, JSONObject, NotJSON, decode, encode, nests_within
 from consumer.wire import ENDED, RecordType, Status
 
@@ -45,14 +45,15 @@ class _GenerationValue(msgspec.Struct, rename="camel"):
     role: str
     format: str
     status: Status
+    continues: str | None = None
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     """The form of `dump`. Another meaning of a field is another version."""
 
-    version: Literal[1]
+    version: Literal[2]
     facts: dict[str, Any]
-    chunks: Annotated[int, msgspec.Meta(ge=0)]
+    chunks: list[tuple[str, Annotated[int, msgspec.Meta(ge=0)]]]
     fold: dict[str, Any] | None
 
 
@@ -62,9 +63,12 @@ _chunk_decoder: Final = msgspec.json.Decoder(_ChunkRecord)
 class _Turn:
     """One message of the session as it stands.
 
-    `facts` is its item; while `fold` is there, the item's message is the fold's. `fold` is there exactly while a
-    generation of a known format is open. `chunks` counts the chunks of the generation, folded or not: it is the number
-    that the next one bears, so a chunk seen before is told from it, and a hole is never folded over.
+    `facts` is its item; while it is open and `fold` is there, the item's message is the fold's. `chunks` counts the
+    chunks of each generation that has written it, in their order, folded or not: it is the number that the next chunk
+    bears, so a chunk seen before is told from it, and a hole is never folded over. Only the last of them may be open.
+
+    The fold outlives an end that is not complete: another generation may go on from there, amid a text or a tool call.
+    What is complete is continued as its format continues a message.
     """
 
     __slots__ = ("chunks", "facts", "fold", "is_open", "message_id", "ordinal")
@@ -75,23 +79,56 @@ class _Turn:
         self.facts = facts
         self.is_open = _status(facts) not in ENDED
         self.fold: Fold | None = None
-        self.chunks = 0
+        self.chunks: dict[str, int] = {}
 
-    def add(self, chunk: JSON) -> None:
-        self.chunks += 1
+    def begin(self, generation_id: str, chunk_format: str) -> None:
+        """The first generation that writes it."""
+        self.chunks[generation_id] = 0
+        try:
+            self.fold = Fold.start(chunk_format)
+        except UnknownFormat:
+            self.fold = None  # its chunks are counted, its status is told, its message stays null
+
+    def go_on(self, generation_id: str, lane: str, value: JSONObject) -> bool:
+        """Another generation goes on with what ended. False if how to do so is not known here."""
+        complete = self.facts["status"] == Status.COMPLETE.value
+        if self.fold is None and complete:
+            self.fold = _continued(self.facts)
+        known = complete or self.fold is not None or self.facts["message"] is None
+        kept = {name: fact for name, fact in self.facts.items() if name not in _ENDING_FACTS}
+        told = {"status": Status.STREAMING.value, "generationId": generation_id, "lane": lane}
+        self.facts = {**kept, **told, **_given(value, "metadata")}
+        self.chunks[generation_id] = 0
+        self.is_open = True
+        return known
+
+    def add(self, generation_id: str, chunk: JSON) -> None:
+        self.chunks[generation_id] += 1
         self.facts["status"] = Status.STREAMING.value
         if self.fold is not None:
             self.fold.add(chunk)
 
     def end(self, status: Status, value: JSONObject) -> None:
-        self.facts = {**self.item(), "status": status.value, **_given(value, *_ENDING_FACTS)}
+        message = self.facts["message"] if self.fold is None else self.fold.message
+        if self.fold is not None and status is Status.COMPLETE:
+            message = self.fold.final() or message
+            self.fold = None
+        self.facts = {**self.facts, "message": message, "status": status.value, **_given(value, *_ENDING_FACTS)}
         self.is_open = False
-        self.fold = None
 
     def item(self) -> JSONObject:
-        if self.fold is None:
+        if self.fold is None or not self.is_open:
             return {**self.facts}
         return {**self.facts, "message": self.fold.message}
+
+
+def _continued(facts: JSONObject) -> Fold | None:
+    """The fold that goes on with a complete message; None where its format knows no such thing."""
+    message, chunk_format = facts["message"], facts["format"]
+    try:
+        return Fold.start(str(chunk_format), message if isinstance(message, dict) else None)
+    except (UnknownFormat, BadMessage):
+        return None
 
 
 class SessionFold:
@@ -102,11 +139,14 @@ class SessionFold:
     the same items, also if `dump` and `load` came between them.
     """
 
-    __slots__ = ("_generations", "_turns", "malformed")
+    __slots__ = ("_generations", "_turns", "is_whole", "malformed")
 
     def __init__(self) -> None:
         self.malformed = 0
         """Records that contradict the record shapes, or the log before them. Not part of the state."""
+        self.is_whole = True
+        """False once a generation went on with a message of which only the item was known (`of_items`), so that its
+        chunks could not be folded: fold the log from its start. Not part of the state."""
         self._turns: dict[str, _Turn] = {}  # by message id
         self._generations: dict[str, _Turn] = {}  # by generation id, ended ones too: they tell late copies of a chunk
 
@@ -122,7 +162,11 @@ class SessionFold:
             message_id = item.get("id")
             if not isinstance(message_id, str) or _status(item) not in ENDED:
                 raise ValueError(f"message {message_id!r} is {item['status']}; only ended ones can be taken over")
-            folding._put(_Turn(len(folding._turns), message_id, {**item}))
+            turn = _Turn(len(folding._turns), message_id, {**item})
+            generation_id = item.get("generationId")
+            if isinstance(generation_id, str):
+                turn.chunks[generation_id] = 0
+            folding._put(turn)
         return folding
 
     # -- folding --------------------------------------------------------------------------------------------------
@@ -173,10 +217,12 @@ class SessionFold:
     def _add_chunk(self, key: str, chunk: JSON) -> str | None:
         generation_id, _, number = key.rpartition(":")
         turn = self._generations.get(generation_id)
-        if turn is None or not turn.is_open or number != str(turn.chunks):
-            seen_before = turn is not None and _is_below(number, turn.chunks)
-            return None if seen_before else self._refuse()
-        turn.add(chunk)
+        if turn is None:
+            return self._refuse()
+        count = turn.chunks[generation_id]
+        if not turn.is_open or number != str(count) or turn.facts["generationId"] != generation_id:
+            return None if _is_below(number, count) else self._refuse()
+        turn.add(generation_id, chunk)
         return turn.message_id
 
     def _add_generation(self, generation_id: str, value: JSONObject) -> str | None:
@@ -186,16 +232,27 @@ class SessionFold:
             return self._refuse()
         turn = self._generations.get(generation_id)
         if turn is None:
-            if told.message_id in self._turns:
+            turn = self._open(generation_id, told, value)
+            if turn is None:
                 return self._refuse()
-            turn = self._start(generation_id, told, value)
         elif turn.message_id != told.message_id:
             return self._refuse()
-        elif not turn.is_open or told.status not in ENDED:
+        elif not turn.is_open or told.status not in ENDED or turn.facts["generationId"] != generation_id:
             return None
         if told.status in ENDED:
             turn.end(told.status, value)
         return turn.message_id
+
+    def _open(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> _Turn | None:
+        """The message that a new generation writes: a new one, or the one that it goes on with; None if it cannot."""
+        turn = self._turns.get(told.message_id)
+        if turn is None:
+            return self._start(generation_id, told, value)
+        if turn.is_open or not told.continues or turn.facts.get("generationId") != told.continues:
+            return None
+        self.is_whole &= turn.go_on(generation_id, told.lane, value)
+        self._generations[generation_id] = turn
+        return turn
 
     def _start(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> _Turn:
         facts: JSONObject = {
@@ -209,10 +266,7 @@ class SessionFold:
             **_given(value, "metadata", "createdAt"),
         }
         turn = _Turn(len(self._turns), told.message_id, facts)
-        try:
-            turn.fold = Fold.start(told.format)
-        except UnknownFormat:
-            turn.fold = None  # its chunks are counted, its status is told, its message stays null
+        turn.begin(generation_id, told.format)
         self._put(turn)
         return turn
 
@@ -236,8 +290,7 @@ class SessionFold:
 
     def _put(self, turn: _Turn) -> None:
         self._turns[turn.message_id] = turn
-        generation_id = turn.facts.get("generationId")
-        if isinstance(generation_id, str):
+        for generation_id in turn.chunks:
             self._generations[generation_id] = turn
 
     # -- what it has come to --------------------------------------------------------------------------------------
@@ -296,9 +349,9 @@ class SessionFold:
 
 def _state_of(turn: _Turn) -> JSONObject:
     return {
-        "version": 1,
+        "version": 2,
         "facts": {**turn.facts},
-        "chunks": turn.chunks,
+        "chunks": [[generation_id, count] for generation_id, count in turn.chunks.items()],
         "fold": None if turn.fold is None else turn.fold.state(),
     }
 
@@ -307,7 +360,7 @@ def _restored(ordinal: int, message_id: str, state: JSON) -> _Turn:
     """Raises ValueError or msgspec.ValidationError for what is no state."""
     told = msgspec.convert(state, _Stored)
     turn = _Turn(ordinal, message_id, told.facts)
-    turn.chunks = told.chunks
+    turn.chunks = dict(told.chunks)
     turn.fold = None if told.fold is None else Fold.restore(told.fold)
     return turn
 

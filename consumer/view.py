@@ -34,7 +34,8 @@ class SessionView:
 
     It starts with the broker's snapshot and follows the log from the snapshot's offset. While an answer is running,
     its message alone does not tell how the next chunk changes it; then the log is folded from its start instead, which
-    costs the length of the session once. Either way the view equals what `GET /messages` answers at the same offset.
+    costs the length of the session once. So it is when a generation goes on with an answer that was cut short before.
+    Either way the view equals what `GET /messages` answers at the same offset.
 
     `headers`, `params` and `limits` are those of a Reader. Entering raises what `Reader.messages` and `Reader.follow`
     raise.
@@ -55,6 +56,7 @@ class SessionView:
         self._reader = Reader(base_url, headers=headers, params=params, limits=limits)
         self._stream = SESSION_PATH_PREFIX + session_id
         self._fold = SessionFold()
+        self._of_items = False  # it began with the broker's items, and not with records
 
     async def __aenter__(self) -> Self:
         try:
@@ -84,15 +86,30 @@ class SessionView:
         When a change is handed out, `messages` and `offset` have it already. One follower at a time. Raises what
         `Reader.follow` raises; after Gone or NotFound the session was deleted or reset: open a new view.
         """
-        async with aclosing(self._reader.follow(self._stream, self.offset)) as batches:
-            async for batch in batches:
-                yield self._take(batch)
+        while True:
+            async with aclosing(self._reader.follow(self._stream, self.offset)) as batches:
+                async for batch in batches:
+                    change = self._take(batch)
+                    if self._of_items and not self._fold.is_whole:
+                        break
+                    yield change
+                else:
+                    return
+            await self._fold_anew()
+            yield Change(self.messages, self.offset, up_to_date=True, closed=False)
 
     async def _load(self, snapshot: Snapshot) -> None:
         with suppress(ValueError):  # an answer is running
             self._fold = SessionFold.of_items(snapshot.messages)
             self.offset = snapshot.offset
+            self._of_items = True
             return
+        await self._fold_anew()
+
+    async def _fold_anew(self) -> None:
+        """Fold the log from its start: what an answer goes on from cannot be told from its message alone."""
+        self._fold = SessionFold()
+        self._of_items = False
         async with aclosing(self._reader.follow(self._stream, live=False)) as batches:
             async for batch in batches:
                 self._take(batch)

@@ -3,8 +3,10 @@
 from typing import Any
 
 
-def opened(generation_id: str, message_id: str, *, chunk_format: str = "text", role: str = "assistant") -> Any:
-    return _generation(generation_id, message_id, "insert", chunk_format, role, status="streaming")
+def opened(
+    generation_id: str, message_id: str, *, chunk_format: str = "text", role: str = "assistant", **facts: Any
+) -> Any:
+    return _generation(generation_id, message_id, "insert", chunk_format, role, **{"status": "streaming", **facts})
 
 
 def ended(

@@ -61,6 +61,26 @@ async def test_a_running_answer_is_folded_from_the_start_of_the_log() -> None:
     assert answered["message"]["parts"][0]["text"] == "\N{GRINNING FACE}"
 
 
+async def test_an_answer_that_goes_on_after_it_was_cut_short_is_folded_from_the_start_of_the_log() -> None:
+    """What it goes on from is not in the broker's items: half a character is not."""
+    cut = [opened("g", "m"), chunk("g", 0, "m", "\ud83d"), ended("g", "m", "failed")]
+    rest = [opened("h", "m", continues="g"), chunk("h", 0, "m", "\ude00"), ended("h", "m")]
+    async with Model(page_records=2) as model:
+        model.escapes = True
+        await at(model, *HISTORY, *cut)
+        async with SessionView(model.url, "s") as view, aclosing(view.follow()) as changes:
+            await anext(changes)
+            await model.append(*rest, whole("last"))
+            await model.close()
+            last = [change async for change in changes][-1]
+            assert view.messages == items_of([*HISTORY, *cut, *rest, whole("last")])
+            assert (last.closed, last.offset) == (True, view.offset)
+            answered = view.message("m")
+
+    assert answered is not None
+    assert answered["message"]["parts"][0]["text"] == "\N{GRINNING FACE}"
+
+
 async def test_a_change_names_what_changed_in_the_order_of_the_session() -> None:
     async with Model(page_records=50) as model:
         await at(model, *HISTORY)
