@@ -142,6 +142,11 @@ FORKS_MAX: Final = 1_000
 """Forks of one stream: they share its row."""
 FORK_MS_MAX: Final = 30_000
 """How long making a fork may take, in the partition's time. What is not there by then never will be."""
+FORK_IDS_MAX: Final = 10_000
+"""Messages and generations before the fork position of a session: their ids travel in one entry, some hundred bytes
+each, and are taken over in one step."""
+DETACH_S: Final = 1.0
+"""How long a delete or a reset waits for live readers to have left: they are woken at once, and most need one turn."""
 GENERATIONS_OPEN_MAX: Final = 64
 """Open generations of one session: they share its row."""
 LANES_MAX: Final = 256

@@ -9,31 +9,32 @@ from broker.core.state import Stream
 from broker.tail import Tail
 
 Read = Callable[[int, int, int], Awaitable[list[Page]]]
-Frozen = list[tuple[str, Tail, list[Page]]]
-"""What a checkpoint has in hand: (path, its tail, the pages)."""
+Life = tuple[str, int]
+"""A path and an incarnation. Not the path alone: a session that was reset goes on while forks read what it was."""
+Frozen = list[tuple[Life, Tail, list[Page]]]
+"""What a checkpoint has in hand: (life, its tail, the pages)."""
 
 
 class Log:
-    """The tails of live streams, by path, before the store's pages (`read`: as `Store.read`)."""
+    """The tails of live streams before the store's pages (`read`: as `Store.read`)."""
 
     def __init__(self, read: Read) -> None:
         self._read_stored = read
-        self._tails: dict[str, Tail] = {}
-        self._fresh: set[str] = set()  # tails with pages that no checkpoint has in hand
+        self._tails: dict[Life, Tail] = {}
+        self._fresh: set[Life] = set()  # tails with pages that no checkpoint has in hand
 
     def append(self, path: str, life: int, page: Page) -> None:
         """Add the next page of a stream."""
-        tail = self._tails.get(path)
+        tail = self._tails.get((path, life))
         if tail is None:
-            tail = self._tails[path] = Tail(life, page.start)
+            tail = self._tails[path, life] = Tail(life, page.start)
         tail.append(page)
-        self._fresh.add(path)
+        self._fresh.add((path, life))
 
     def end(self, path: str, life: int) -> None:
         """This life of the path is over: nobody will ask for its pages, nor store them."""
-        if self._tail(path, life) is not None:
-            del self._tails[path]
-            self._fresh.discard(path)
+        self._tails.pop((path, life), None)
+        self._fresh.discard((path, life))
 
     async def read(self, path: str, stream: Stream, position: int, bytes_max: int) -> Page | None:
         """Records of `stream` from `position` on, whole pages up to about `bytes_max` bytes; None if there are none.
@@ -58,32 +59,28 @@ class Log:
 
     def freeze(self) -> Frozen:
         """The pages that no checkpoint has in hand yet; from here on one has."""
-        frozen = [(path, self._tails[path], self._tails[path].freeze()) for path in self._fresh]
+        frozen = [(life, self._tails[life], self._tails[life].freeze()) for life in self._fresh]
         self._fresh = set()
         return frozen
 
     def thaw(self, frozen: Frozen) -> None:
         """The checkpoint was not written: all of it is to be stored again."""
-        for path, tail, _ in frozen:
-            if self._tails.get(path) is tail:
+        for life, tail, _ in frozen:
+            if self._tails.get(life) is tail:
                 tail.thaw()
-                self._fresh.add(path)
+                self._fresh.add(life)
 
     def drop(self, frozen: Frozen) -> None:
         """The store has them."""
-        for path, tail, pages in frozen:
+        for life, tail, pages in frozen:
             if pages:
                 tail.drop(pages[-1].end)
-            if not tail.pages and self._tails.get(path) is tail:
-                del self._tails[path]
-
-    def _tail(self, path: str, life: int) -> Tail | None:
-        tail = self._tails.get(path)
-        return tail if tail is not None and tail.incarnation == life else None
+            if not tail.pages and self._tails.get(life) is tail:
+                del self._tails[life]
 
     async def _read(self, path: str, life: int, end: int, position: int, bytes_max: int) -> Page | None:
         for _ in range(2):  # a checkpoint may move the tail into the store between the two looks: look again
-            tail = self._tail(path, life)
+            tail = self._tails.get((path, life))
             if tail is not None and tail.holds(position):
                 return tail.read(position, bytes_max)
             if position >= (end if tail is None else tail.end):
@@ -95,7 +92,7 @@ class Log:
 
     def _with_tail(self, path: str, life: int, page: Page, bytes_max: int) -> Page:
         """A stored run that reached the tail goes on in it."""
-        tail = self._tail(path, life)
+        tail = self._tails.get((path, life))
         room = bytes_max - len(page.data)
         if room <= 0 or tail is None or not tail.holds(page.end):
             return page

@@ -51,11 +51,22 @@ log = logging.getLogger("streamfold.partition")
 ENTRY_BYTES = 512
 """What an applied entry costs in memory besides its data: rows and receipts, roughly."""
 
-_MAKES_A_LIFE = frozenset({Kind.CREATE, Kind.SESSION_CREATE, Kind.FORK_REF, Kind.SUBSCRIPTION_CREATE})
+_MAKES_A_LIFE = frozenset(
+    {Kind.CREATE, Kind.SESSION_CREATE, Kind.SESSION_RESET, Kind.FORK_REF, Kind.SUBSCRIPTION_CREATE}
+)
 _MAKES_A_WAKE = frozenset({Kind.SUBSCRIPTION_ATTEMPT, Kind.SUBSCRIPTION_CLAIM})
 _NEEDS_CHANCE = _MAKES_A_LIFE | _MAKES_A_WAKE
 _KEEPS_ALIVE = frozenset(
-    {Kind.HEARTBEAT, Kind.STOP, Kind.FINISH, Kind.LEASE_EXPIRE, Kind.NOOP, Kind.EXPIRE, Kind.SUBSCRIPTION_ACK}
+    {
+        Kind.HEARTBEAT,
+        Kind.STOP,
+        Kind.SESSION_STOP,
+        Kind.FINISH,
+        Kind.LEASE_EXPIRE,
+        Kind.NOOP,
+        Kind.EXPIRE,
+        Kind.SUBSCRIPTION_ACK,
+    }
 )
 _TO_ONE_LIFE = frozenset({Kind.APPEND, Kind.CLOSE, Kind.DELETE})
 _force = msgspec.structs.force_setattr
@@ -526,8 +537,8 @@ class Partition:
         for path, incarnation, page in changes.appended:
             self._append(path, incarnation, page)
         puts = changes.puts
-        for path, _ in changes.ended:
-            self._note_orphan(path)
+        for path, life in changes.ended:
+            self._note_orphan(path, life)
         self._rows.install(puts)
         self._unstored_bytes += ENTRY_BYTES
         for key, row in puts.items():
@@ -563,11 +574,15 @@ class Partition:
         elif kind == b"w":
             self._note_subscription(key[1:].decode(), row)
 
-    def _note_orphan(self, path: str) -> None:
-        """A fork is about to go: its source is to be told."""
+    def _note_orphan(self, path: str, life: int) -> None:
+        """A life that may be a fork is about to go: its source is to be told."""
         row = self._rows.held.get(stream_key(path))
-        if isinstance(row, Stream) and row.source is not None:
-            self.orphans.append((*row.source, path, row.incarnation))
+        if not isinstance(row, Stream):
+            return
+        lives = ((row.incarnation, row.source), *((past.incarnation, past.source) for past in row.past))
+        for incarnation, source in lives:
+            if incarnation == life and source is not None:
+                self.orphans.append((*source, path, life))
 
     def _note_session(self, path: str, row: Row | None) -> None:
         if isinstance(row, Session) and row.open:
@@ -664,6 +679,15 @@ class Partition:
             timeout_s = min(timeout_s, (stream.deadline_ms - self.now_ms()) / 1000 + 0.001)
         await self._watches.wait(stream_key(path), timeout_s)
 
+    async def settle(self, path: str) -> None:
+        """Return when nothing that was proposed for a session so far is under way, and its live readers have left.
+
+        These get `limits.DETACH_S`: they were woken by what has been applied, and one that does not leave sees no more.
+        """
+        if session_key(path) in self._pending_keys:
+            await self.propose_nowait(Entry(Kind.NOOP, ""))  # applied behind everything that was on its way
+        await self._watches.left(stream_key(path), limits.DETACH_S)
+
     def touch(self, path: str, stream: Stream) -> None:
         """A read renews a sliding TTL: by an entry nobody waits for, at most once per TTL/10."""
         if stream.ttl_s is None or self.now_ms() - stream.active_ms < stream.ttl_s * 100 or path in self._touching:
@@ -704,7 +728,7 @@ class Partition:
         async for key in self._watched(b"s"):
             yield key[1:].decode()
         for key, row in self._rows.unstored():
-            if isinstance(row, Stream) and row.children:
+            if isinstance(row, Stream) and row.is_needed:
                 yield key[1:].decode()
 
     async def idle_producers(self, path: str, idle_since_ms: int) -> AsyncIterator[str]:

@@ -112,9 +112,9 @@ class Sweeper:
         now_ms = partition.now_ms()
         async for path in partition.sources():
             source = await partition.stream(path)
-            for child in source.children if source is not None else ():
-                if source is not None and now_ms > child.deadline_ms and not await self._is_there(child):
-                    await partition.propose(unref_entry(path, source.incarnation, child.path, child.incarnation))
+            for incarnation, child in source.forks if source is not None else ():
+                if now_ms > child.deadline_ms and not await self._is_there(child):
+                    await partition.propose(unref_entry(path, incarnation, child.path, child.incarnation))
 
     async def _is_there(self, child: Child) -> bool:
         """Whether a fork whose deadline has passed exists: if so, its source must keep what it inherits."""
@@ -127,7 +127,10 @@ class Sweeper:
 
     async def _has(self, child: Child) -> bool:
         stream = await self._partition.stream(child.path)
-        return stream is not None and stream.incarnation == child.incarnation
+        if stream is None:
+            return False
+        # A fork that was reset still needs what it inherits, for as long as forks of its own do.
+        return child.incarnation in (stream.incarnation, *(past.incarnation for past in stream.past))
 
     async def _propose(self, entries: list[Entry]) -> None:
         await asyncio.gather(*(self._partition.propose(entry) for entry in entries))

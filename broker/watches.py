@@ -10,11 +10,12 @@ from broker.core.state import Key
 class _Watch:
     """All readers that wait for one stream. The next to wait after a change begins anew."""
 
-    __slots__ = ("changed", "waiting")
+    __slots__ = ("changed", "left", "waiting")
 
     def __init__(self) -> None:
         self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting = 0
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
         if not self.changed.done():
@@ -46,6 +47,13 @@ class Watches:
             watch.waiting -= 1
             if not watch.waiting and self._watches.get(key) is watch:
                 del self._watches[key]
+                watch.left.set_result(None)
+
+    async def left(self, key: Key, timeout_s: float) -> None:
+        """Return when nobody waits for what they wait for now, or after `timeout_s`."""
+        watch = self._watches.get(key)
+        if watch is not None:
+            await asyncio.wait((watch.left,), timeout=timeout_s)
 
     def wake(self, key: Key) -> None:
         """The stream has changed."""

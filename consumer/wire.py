@@ -80,6 +80,8 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"  # a newer generation opened in its lane
     STOPPED = "stopped"  # somebody asked for a stop
     LEASE_EXPIRED = "LEASE_EXPIRED"  # its producer went silent
+    RESET = "reset"  # the session was reset under it
+    FORKED = "forked"  # in the fork of a session in which it was open; there it goes on
 
 
 class RecordType(StrEnum):
@@ -89,6 +91,8 @@ class RecordType(StrEnum):
     CHUNK = "chunk"
     MESSAGE = "message"
     STOP = "stop"
+    PRESENCE = "presence"
+    APPROVAL = "approval"
 
 
 class Code(StrEnum):
@@ -134,6 +138,9 @@ class Code(StrEnum):
     PAYLOAD_MISMATCH = "PAYLOAD_MISMATCH"
     MESSAGE_EXISTS = "MESSAGE_EXISTS"
     SEQ_GAP = "SEQ_GAP"
+    LANE_BUSY = "LANE_BUSY"
+    GENERATION_MISMATCH = "GENERATION_MISMATCH"
+    FORK_TOO_LARGE = "FORK_TOO_LARGE"
     FENCED = "FENCED"
     FORMAT_MISMATCH = "FORMAT_MISMATCH"
     SUBSCRIPTION_ALREADY_EXISTS = "SUBSCRIPTION_ALREADY_EXISTS"
@@ -149,6 +156,8 @@ class Code(StrEnum):
     OVERLOADED = "OVERLOADED"
     UNAVAILABLE = "UNAVAILABLE"
     ENGINE_STOPPED = "ENGINE_STOPPED"
+    WRITE_FAILED = "WRITE_FAILED"
+    FINISH_FAILED = "FINISH_FAILED"
     INTERNAL = "INTERNAL"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from broker.core import fork, session, stream, subscription
+from broker.core import fork, generation, session, stream, subscription
 from broker.core.entry import Entry, Kind, ProducerForgetOptions
 from broker.core.outcome import Outcome, Result
 from broker.core.state import Changes, Key, Row, producer_key, stream_key, subscription_key
@@ -31,11 +31,16 @@ _of_session: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
     Kind.SESSION_CREATE: session.create,
     Kind.SESSION_DELETE: session.delete,
     Kind.MESSAGE: session.add_message,
-    Kind.CHUNKS: session.write,
-    Kind.FINISH: session.write,
-    Kind.STOP: session.stop,
-    Kind.HEARTBEAT: session.heartbeat,
-    Kind.LEASE_EXPIRE: session.expire_lease,
+    Kind.RECORD: session.add_record,
+    Kind.SESSION_RESET: session.reset,
+    Kind.SESSION_FORK: session.fork,
+    Kind.SESSION_STOP: session.stop,
+    Kind.GENERATION_OPEN: generation.open_ahead,
+    Kind.CHUNKS: generation.write,
+    Kind.FINISH: generation.write,
+    Kind.STOP: generation.stop,
+    Kind.HEARTBEAT: generation.heartbeat,
+    Kind.LEASE_EXPIRE: generation.expire_lease,
 }
 _of_subscription: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
     Kind.SUBSCRIPTION_CREATE: subscription.create,
@@ -98,7 +103,7 @@ def unchanging(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms:
     if entry.kind in _APPENDS:
         judged = stream.judge(changes, entry, now_ms)
     elif entry.kind in _WRITES:
-        judged = session.judge(changes, entry, index, now_ms)
+        judged = generation.judge(changes, entry, index, now_ms)
     else:
         outcome, changes = apply(rows, entry, index, now_ms)
         judged = None if outcome.changed else outcome

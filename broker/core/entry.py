@@ -22,6 +22,8 @@ FORMAT_VERSION: Final = 1
 APPLY_LEVEL: Final = 1
 ANY: Final = 0
 """As an expected incarnation: whichever life the path has."""
+NEXT_SEQ: Final = -1
+"""As the seq of a batch: the next one, whichever that is. Such a batch has no copies: sent twice, it counts twice."""
 
 
 class Kind(IntEnum):
@@ -47,6 +49,11 @@ class Kind(IntEnum):
     STOP = 21
     HEARTBEAT = 22
     LEASE_EXPIRE = 23
+    GENERATION_OPEN = 24
+    SESSION_RESET = 25
+    SESSION_FORK = 26
+    SESSION_STOP = 27
+    RECORD = 28
 
     SUBSCRIPTION_CREATE = 32
     SUBSCRIPTION_LINK = 33
@@ -128,6 +135,7 @@ class SessionOptions(msgspec.Struct, array_like=True, frozen=True):
 
     metadata: bytes = b""  # JSON object, or nothing
     message_id: str = ""
+    metadata_digest: bytes = b""  # equal for equal metadata, however it is spelled; empty without any
 
 
 class MessageOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -137,7 +145,10 @@ class MessageOptions(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GenerationOptions(msgspec.Struct, array_like=True, frozen=True):
-    """CHUNKS and FINISH: what a generation is, for the batch that opens it; and how it ends, for FINISH."""
+    """CHUNKS, FINISH and GENERATION_OPEN: what a generation is, for what opens it; and how it ends, for FINISH.
+
+    With `continues`, what is left empty (message id, lane, format) is that of the generation which is continued.
+    """
 
     generation_id: str
     message_id: str = ""
@@ -153,6 +164,9 @@ class GenerationOptions(msgspec.Struct, array_like=True, frozen=True):
     error: bytes = b""  # JSON, or nothing
     usage: bytes = b""  # JSON object, or nothing
     metadata: bytes = b""  # JSON object, or nothing
+    continues: str = ""  # the generation whose message this one goes on with
+    yields: bool = False  # gives way to a generation that is open in the lane, instead of superseding it
+    frees_lanes: bool = False  # where there are too many, a lane that nobody writes in makes room
 
 
 class StopOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -161,6 +175,77 @@ class StopOptions(msgspec.Struct, array_like=True, frozen=True):
     generation_id: str
     requested_by: str = ""
     reason: str = ""
+
+
+class SessionStopOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SESSION_STOP: stops whatever is open, in one lane or in all."""
+
+    lane: str = ""
+    requested_by: str = ""
+    reason: str = ""
+
+
+class ResetOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SESSION_RESET. The nonce of the entry is the new incarnation."""
+
+    reason: str = ""
+
+
+class RecordOptions(msgspec.Struct, array_like=True, frozen=True):
+    """RECORD: an upsert of something that no message folds from; its value is the body of the entry."""
+
+    type: str
+    key: str
+
+
+class InheritedMessage(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A message id that a forked session takes over, as `state.Message` has it."""
+
+    message_id: str
+    next_position: int = 0
+    digest: bytes = b""
+    generation_id: str = ""
+
+
+class InheritedGeneration(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A generation that a forked session takes over, as `state.Generation` has it at the fork position."""
+
+    generation_id: str
+    message_id: str
+    lane: str
+    fence: int
+    format: str
+    role: str
+    status: str
+    chunks: int
+    created_ms: int
+    ended_ms: int = 0
+    actor_id: str = ""
+    reason: str = ""
+    error: bytes = b""
+    usage: bytes = b""
+    metadata: bytes = b""
+    continues: str = ""
+    continued_by: str = ""
+
+
+class SessionForkOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SESSION_FORK, in the child's partition, once the source has noted the child (FORK_REF).
+
+    What is inherited is told by whoever proposes: it is read off the source's records before the fork position, which
+    never change. An entry without a lineage only confirms a fork that is there. `selector` is what the request said of
+    the fork position.
+    """
+
+    source_path: str
+    source_incarnation: int
+    lineage: tuple[tuple[str, int, int], ...]
+    deadline_ms: int
+    selector: str = ""
+    messages: tuple[InheritedMessage, ...] = ()
+    generations: tuple[InheritedGeneration, ...] = ()
+    metadata: bytes = b""  # JSON object, or nothing
+    metadata_digest: bytes = b""
 
 
 class LeaseOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -258,6 +343,11 @@ type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
     Kind.STOP: StopOptions,
     Kind.HEARTBEAT: StopOptions,
     Kind.LEASE_EXPIRE: LeaseOptions,
+    Kind.GENERATION_OPEN: GenerationOptions,
+    Kind.SESSION_RESET: ResetOptions,
+    Kind.SESSION_FORK: SessionForkOptions,
+    Kind.SESSION_STOP: SessionStopOptions,
+    Kind.RECORD: RecordOptions,
     Kind.SUBSCRIPTION_CREATE: SubscriptionOptions,
     Kind.SUBSCRIPTION_LINK: LinkOptions,
     Kind.SUBSCRIPTION_ATTEMPT: AttemptOptions,

@@ -43,8 +43,8 @@ def ref(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     child = Child(options.child_path, entry.nonce, options.deadline_ms)
     if any(known.path == child.path and known.incarnation == child.incarnation for known in stream.children):
         return Outcome(Result.UNCHANGED, stream=stream, next_position=position)
-    if len(stream.children) >= options.forks_max:
-        return refused(Code.TOO_MANY_FORKS, f"the source has {len(stream.children)} forks", stream=stream)
+    if len(stream.forks) >= options.forks_max:
+        return refused(Code.TOO_MANY_FORKS, f"the source has {len(stream.forks)} forks", stream=stream)
     stream = _replace(stream, children=(*stream.children, child))
     changes.put(stream_key(entry.path), stream)
     return Outcome(Result.ACCEPTED, stream=stream, next_position=position)
@@ -84,17 +84,36 @@ def unref(changes: Changes, entry: Entry, now_ms: int) -> Outcome:
     """The child is gone. A source that was deleted and that nobody else needs goes too."""
     options = _unref_options(entry.options)
     stream = live(changes, entry.path, now_ms)
-    if stream is None or entry.incarnation not in (ANY, stream.incarnation):
+    if stream is None:
         return Outcome(Result.UNCHANGED)
-    gone = (options.child_path, options.child_incarnation)
-    children = tuple(child for child in stream.children if (child.path, child.incarnation) != gone)
-    if len(children) == len(stream.children):
+    without = _without(stream, entry.incarnation, (options.child_path, options.child_incarnation))
+    if without is None:
         return Outcome(Result.UNCHANGED, stream=stream)
-    stream = _replace(stream, children=children)
-    changes.put(stream_key(entry.path), stream)
-    if stream.deleted and not children:
-        remove(changes, entry.path, stream)
-    return Outcome(Result.ACCEPTED, stream=stream)
+    changes.put(stream_key(entry.path), without)
+    kept = {past.incarnation for past in without.past}
+    for past in stream.past:
+        if past.incarnation not in kept:
+            changes.end(entry.path, past.incarnation)
+    if without.deleted and not without.is_needed:
+        remove(changes, entry.path, without)
+    return Outcome(Result.ACCEPTED, stream=without)
+
+
+def _without(stream: Stream, incarnation: int, gone: tuple[str, int]) -> Stream | None:
+    """The source without the note of a child that is gone; None where there is no such note."""
+    if incarnation in (ANY, stream.incarnation):
+        children = _others(stream.children, gone)
+        return None if len(children) == len(stream.children) else _replace(stream, children=children)
+    past = next((past for past in stream.past if past.incarnation == incarnation), None)
+    if past is None or len(_others(past.children, gone)) == len(past.children):
+        return None
+    rest = _replace(past, children=_others(past.children, gone))
+    kept = (rest if each is past else each for each in stream.past)
+    return _replace(stream, past=tuple(each for each in kept if each.children))
+
+
+def _others(children: tuple[Child, ...], gone: tuple[str, int]) -> tuple[Child, ...]:
+    return tuple(child for child in children if (child.path, child.incarnation) != gone)
 
 
 def unref_entry(source_path: str, source_incarnation: int, child_path: str, child_incarnation: int) -> Entry:

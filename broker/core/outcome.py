@@ -34,6 +34,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     seq: int | None = None  # the highest accepted
     expected_seq: int | None = None
     subscription: Subscription | None = None
+    stopped: tuple[Generation, ...] = ()  # what a stop of the session has ended
 
     @property
     def changed(self) -> bool:

@@ -47,6 +47,14 @@ class Child(msgspec.Struct, array_like=True, frozen=True, gc=False):
     deadline_ms: int
 
 
+class Past(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A life of the path that a reset ended while forks needed its records: kept until the last of them is gone."""
+
+    incarnation: int
+    children: tuple[Child, ...]
+    source: tuple[str, int] | None = None  # as in `Stream`
+
+
 class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
     """One life of a path.
 
@@ -54,7 +62,8 @@ class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
     reading renews (PROTOCOL.md 5.1): never later than the partition's time. `producers` counts the Producer rows.
 
     A fork has a `source` and begins at the end of its `lineage`; what lies before is read where the lineage says.
-    `children` are the forks that need this life's records: while there are any, a delete only sets `deleted`.
+    `children` are the forks that need this life's records: while there are any, a delete only sets `deleted`. `past`
+    are earlier lives that were reset, as long as forks need theirs.
     """
 
     incarnation: int
@@ -73,6 +82,18 @@ class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
     lineage: tuple[Segment, ...] = ()
     children: tuple[Child, ...] = ()
     deleted: bool = False
+    past: tuple[Past, ...] = ()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether forks need records of this life, or of an earlier one."""
+        return bool(self.children or self.past)
+
+    @property
+    def forks(self) -> tuple[tuple[int, Child], ...]:
+        """All forks, each with the life whose records it needs."""
+        own = ((self.incarnation, child) for child in self.children)
+        return (*own, *((past.incarnation, child) for past in self.past for child in past.children))
 
     @property
     def begin(self) -> int:
@@ -139,7 +160,8 @@ class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True):
     """One attempt to write one message. In its session's row while open, in a row of its own once ended.
 
     `chunks` numbers the chunk records; `sequence` counts its batches, the finish included. `renewed_index` is the
-    index of the entry that last renewed the lease.
+    index of the entry that last renewed the lease. `continues` is the generation whose message this one goes on with,
+    `continued_by` the one that goes on with this one's: at most one, since a message has one writer.
     """
 
     birth: int
@@ -162,10 +184,17 @@ class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True):
     error: bytes = b""
     usage: bytes = b""
     metadata: bytes = b""
+    continues: str = ""
+    continued_by: str = ""
 
 
 class Session(msgspec.Struct, tag=3, array_like=True, frozen=True):
-    """A session, across resets. `birth` is drawn by the entry that created it."""
+    """A session, across resets. `birth` is drawn by the entry that created it.
+
+    `lanes` are in the order of their newest generations, the latest last. `lane_floor` is at least the epoch of every
+    lane that was forgotten to make room, so that fences rise across that too. `origin` is the source of a fork: its
+    path, and what the request said of the fork position.
+    """
 
     birth: int
     created_ms: int
@@ -173,6 +202,11 @@ class Session(msgspec.Struct, tag=3, array_like=True, frozen=True):
     metadata: bytes = b""
     lanes: tuple[Lane, ...] = ()
     open: tuple[Generation, ...] = ()
+    metadata_digest: bytes = b""  # empty without metadata, or if it came before there were digests
+    lane_floor: int = 0
+    reset_ms: int = 0  # when it was last reset …
+    reset_reason: str = ""  # … and why
+    origin: tuple[str, str] | None = None
 
 
 class Message(msgspec.Struct, tag=4, array_like=True, frozen=True):
@@ -263,7 +297,7 @@ def is_watched(row: Row) -> bool:
     """Whether somebody must look after the row unasked: open generations, the forks of a stream, any subscription."""
     if isinstance(row, Subscription):
         return True
-    return (isinstance(row, Session) and bool(row.open)) or (isinstance(row, Stream) and bool(row.children))
+    return (isinstance(row, Session) and bool(row.open)) or (isinstance(row, Stream) and row.is_needed)
 
 
 def media_type(content_type: str) -> str:

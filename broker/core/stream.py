@@ -49,7 +49,7 @@ def live(changes: Changes, path: str, now_ms: int) -> Stream | None:
 
 def remove(changes: Changes, path: str, stream: Stream) -> Stream | None:
     """End this life of the path; forks that need its records keep it, deleted, and then that is returned."""
-    if stream.children:
+    if stream.is_needed:
         stream = _replace(stream, deleted=True)
         changes.put(stream_key(path), stream)
         return stream

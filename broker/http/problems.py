@@ -70,6 +70,9 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.SESSION_EXISTS: Standing(409, "A session with other content exists"),
     # Not retryable by itself: what lies before it has to be sent first.
     Code.SEQ_GAP: Standing(409, "Batches before this one are missing"),
+    Code.LANE_BUSY: Standing(409, "Another generation is running in the lane"),
+    Code.GENERATION_MISMATCH: Standing(409, "The generation is another one than this says"),
+    Code.FORK_TOO_LARGE: Standing(409, "There is too much before the fork position"),
     Code.SUBSCRIPTION_ALREADY_EXISTS: Standing(409, "A subscription with another configuration exists"),
     Code.ALREADY_CLAIMED: Standing(409, "Another worker holds the lease"),
     Code.NO_PENDING_WORK: Standing(409, "There is nothing to do"),
@@ -84,6 +87,8 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.OVERLOADED: Standing(503, "The broker is overloaded", retryable=True),
     Code.UNAVAILABLE: Standing(503, "The broker is unavailable", retryable=True),
     Code.ENGINE_STOPPED: Standing(503, "The engine has stopped", retryable=True),
+    Code.WRITE_FAILED: Standing(503, "The chunks could not be written", retryable=True),
+    Code.FINISH_FAILED: Standing(503, "The generation could not be finished", retryable=True),
     Code.INTERNAL: Standing(500, "Internal error", retryable=True),
 }
 

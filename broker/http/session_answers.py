@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from broker.core.entry import Entry, Kind, MessageOptions
+from broker.core.events import timestamp
 from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
-from broker.core.session import timestamp
 from broker.core.state import Generation, Session, Stream
 from broker.http import caching
 from broker.http.problems import answer_with, problem
@@ -18,64 +18,97 @@ from broker.http.request import Request
 from broker.http.response import Header, Response
 from broker.http.session_routes import Target
 from consumer.plain import JSONObject, decode, encode
-from consumer.wire import ENDED, JSON, Code, Status
+from consumer.wire import ENDED, JSON, SESSION_PATH_PREFIX, Code, Status
+
+_OF_GENERATION: Final = frozenset({Kind.GENERATION_OPEN, Kind.CHUNKS, Kind.FINISH, Kind.STOP, Kind.HEARTBEAT})
 
 
 def answer(target: Target, entry: Entry, outcome: Outcome, durability: str) -> Response:
     """What the outcome of that entry tells the client."""
     if outcome.result is Result.REFUSED:
         return _refusal(target, entry, outcome)
-    body: JSONObject = {"sessionId": target.session_id}
     headers: list[Header] = [(b"stream-durability", durability.encode())]
-    status = 200
-    match entry.kind:
-        case Kind.SESSION_DELETE:
-            return Response(204, headers)
-        case Kind.SESSION_CREATE:
-            status = 201 if outcome.result is Result.CREATED else 200
-            body["created"] = outcome.result is Result.CREATED
-            if outcome.session is not None:
-                body["createdAt"] = timestamp(outcome.session.created_ms)
-        case Kind.MESSAGE:
-            status = 201 if outcome.result is Result.ACCEPTED else 200
-            options = msgspec.msgpack.decode(entry.options, type=MessageOptions)
-            body |= {"messageId": options.message_id} | ({"txid": entry.txid} if entry.txid else {})
-        case _:
-            headers += _producer_headers(outcome)
-            body |= _of_generation(entry, outcome)
+    if entry.kind == Kind.SESSION_DELETE:
+        return Response(204, headers)
+    if entry.kind == Kind.SESSION_FORK:
+        target = Target(entry.path.removeprefix(SESSION_PATH_PREFIX))
+    body: JSONObject = {"sessionId": target.session_id, **_told_of(entry, outcome)}
+    if entry.kind in _OF_GENERATION:
+        headers += _producer_headers(outcome)
     if outcome.result is Result.DUPLICATE:
         body["duplicate"] = True
     if outcome.next_position is not None:
-        offset = format_offset(outcome.next_position, _incarnation(outcome))
+        offset = _offset(outcome, outcome.next_position)
         body["offset"] = offset
         headers.append((b"stream-next-offset", offset.encode()))
-    return json_answer(body, headers, status)
+    added = outcome.result is Result.ACCEPTED and entry.kind in (Kind.MESSAGE, Kind.RECORD)
+    return json_answer(body, headers, 201 if added or outcome.result is Result.CREATED else 200)
+
+
+def _told_of(entry: Entry, outcome: Outcome) -> JSONObject:
+    """What is told of this kind of entry only."""
+    txid: JSONObject = {"txid": entry.txid} if entry.txid else {}
+    match entry.kind:
+        case Kind.SESSION_CREATE if outcome.session is not None:
+            created_at = timestamp(outcome.session.created_ms)
+            return {"created": outcome.result is Result.CREATED, "createdAt": created_at}
+        case Kind.SESSION_STOP:
+            return {"stopped": [generation.generation_id for generation in outcome.stopped]}
+        case Kind.SESSION_FORK if outcome.stream is not None:
+            return _fork_facts(outcome.stream)
+        case Kind.RECORD:
+            return txid
+        case Kind.MESSAGE:
+            options = msgspec.msgpack.decode(entry.options, type=MessageOptions)
+            return {"messageId": options.message_id, **txid}
+        case kind if kind in _OF_GENERATION:
+            return _of_generation(entry, outcome)
+    return {}
 
 
 def session_answer(request: Request, target: Target, session: Session | None, stream: Stream | None) -> Response:
     """`GET /v1/sessions/{sid}`."""
     if session is None or stream is None:
         return not_found(Code.SESSION_NOT_FOUND, request, target)
-    state: JSONObject = {
-        "sessionId": target.session_id,
+    return json_answer(summary(target.session_id, session, stream))
+
+
+def summary(session_id: str, session: Session, stream: Stream) -> JSONObject:
+    """A session in a few words: what runs in it, and since when it has been quiet."""
+    told: JSONObject = {
+        "sessionId": session_id,
         "offset": stream.offset(stream.tail),
         "createdAt": timestamp(session.created_ms),
         "lastActivityAt": timestamp(session.active_ms),
         "status": "streaming" if session.open else "idle",
-        "generations": [
-            {
-                "generationId": generation.generation_id,
-                "messageId": generation.message_id,
-                "lane": generation.lane,
-                "fence": generation.fence,
-                "status": _status(generation),
-            }
-            for generation in session.open
-        ],
+        "generations": [_open_generation(generation) for generation in session.open],
     }
     if session.metadata:
-        state["metadata"] = decode(session.metadata)
-    return json_answer(state)
+        told["metadata"] = decode(session.metadata)
+    told |= _fork_facts(stream)
+    if session.reset_ms:
+        told["resetAt"] = timestamp(session.reset_ms)
+        told["resetReason"] = session.reset_reason or None
+    return told
+
+
+def _fork_facts(stream: Stream) -> JSONObject:
+    if stream.source is None:
+        return {}
+    return {
+        "forkedFrom": stream.source[0].removeprefix(SESSION_PATH_PREFIX),
+        "forkOffset": stream.offset(stream.begin),
+    }
+
+
+def _open_generation(generation: Generation) -> JSONObject:
+    return {
+        "generationId": generation.generation_id,
+        "messageId": generation.message_id,
+        "lane": generation.lane,
+        "fence": generation.fence,
+        "status": _status(generation),
+    }
 
 
 def generation_answer(
@@ -99,8 +132,13 @@ def generation_answer(
         "leaseMs": generation.lease_ms,
         "createdAt": timestamp(generation.created_ms),
     }
-    if generation.reason:
-        state["reason"] = generation.reason
+    for name, text in (
+        ("continues", generation.continues),
+        ("continuedBy", generation.continued_by),
+        ("reason", generation.reason),
+    ):
+        if text:
+            state[name] = text
     for name, raw in (("error", generation.error), ("usage", generation.usage), ("metadata", generation.metadata)):
         if raw:
             state[name] = decode(raw)
@@ -140,6 +178,10 @@ def _of_generation(entry: Entry, outcome: Outcome) -> JSONObject:
     }
     if generation.reason:
         told["reason"] = generation.reason
+    if generation.continues:
+        told["continues"] = generation.continues
+    if entry.kind == Kind.GENERATION_OPEN:
+        told["leaseMs"] = generation.lease_ms
     if entry.kind in (Kind.CHUNKS, Kind.FINISH):
         told["seq"] = entry.seq
     return told
@@ -152,10 +194,12 @@ def _status(generation: Generation) -> str:
     return generation.status
 
 
-def _incarnation(outcome: Outcome) -> int:
-    if outcome.generation is not None:
-        return outcome.generation.incarnation
-    return outcome.stream.incarnation if outcome.stream is not None else 0
+def _offset(outcome: Outcome, position: int) -> str:
+    """Of the life that the generation wrote in: a reset may have begun another since."""
+    generation, stream = outcome.generation, outcome.stream
+    if generation is not None and (stream is None or generation.incarnation != stream.incarnation):
+        return format_offset(position, generation.incarnation)
+    return "" if stream is None else stream.offset(position)
 
 
 def _producer_headers(outcome: Outcome) -> list[Header]:
@@ -182,6 +226,8 @@ def _refusal(target: Target, entry: Entry, outcome: Outcome) -> Response:
             headers.append((b"producer-expected-seq", b"%d" % facts["expected_seq"]))
             headers.append((b"producer-received-seq", b"%d" % entry.seq))
     generation = outcome.generation
+    if generation is not None and generation.generation_id != facts.get("generation_id"):
+        facts["generation_id"] = generation.generation_id  # the one in the way
     if generation is not None:
         facts["message_id"] = generation.message_id
         facts["generation_status"] = _status(generation)

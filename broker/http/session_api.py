@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from broker import limits
+from broker.core.entry import Kind
 from broker.http import session_answers as answers, session_messages as asked, session_requests as requests
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
@@ -16,6 +17,7 @@ from broker.http.problems import BadRequest
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
+from broker.http.session_fork_api import SessionForks
 from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_of
 from broker.http.ui_stream import UIStreams
 from broker.materializer import Materializer
@@ -24,6 +26,7 @@ from broker.settings import Settings
 from consumer.wire import Code
 
 PREFIX: Final = ROUTES_PREFIX.encode()
+_ENDS_A_LIFE: Final = frozenset({Kind.SESSION_DELETE, Kind.SESSION_RESET})
 LIVE_S_MAX: Final = limits.UI_STREAM_LIFE_S * 1.1 + limits.SSE_STALL_S
 """How long a live response may take at most: a connection's life, and a while for a reader that stalls."""
 
@@ -42,6 +45,7 @@ class SessionApi:
         self._partition = partition
         self._bodies = bodies
         self._materializer = materializer
+        self._forks = SessionForks(partition)
         self._ui_streams = UIStreams(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
@@ -57,9 +61,13 @@ class SessionApi:
             requests.require_no_parameters(request)
             return await self._read(request, target)
         body = await self._bodies.read(request.headers, receive)
+        if target.part == "fork":
+            return await self._forks.fork(request, target, body)
         entry = requests.entry_of(request, target, body)
         # The client may leave from here on: what is proposed is done all the same.
         outcome = await self._partition.propose(entry)
+        if entry.kind in _ENDS_A_LIFE and outcome.changed:
+            await self._partition.settle(target.path)
         return answers.answer(target, entry, outcome, self._partition.durability)
 
     async def _read(self, request: Request, target: Target) -> Response:

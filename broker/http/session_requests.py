@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any, Final
 
 import msgspec
@@ -14,24 +12,40 @@ from broker.core.entry import (
     GenerationOptions,
     Kind,
     MessageOptions,
+    RecordOptions,
+    ResetOptions,
     SessionOptions,
+    SessionStopOptions,
     StopOptions,
     body_digest,
     encode_options,
 )
 from broker.core.page import pack_lengths, unpack_lengths
-from broker.core.state import media_type
 from broker.http.problems import BadRequest
 from broker.http.records import split
 from broker.http.request import Headers, Request, parameters_of
+from broker.http.session_fields import (
+    DECIMAL,
+    fields,
+    id_parameter,
+    json_object,
+    lease_ms,
+    message_digest,
+    message_id_of,
+    on_conflict,
+    optional_fields,
+    optional_object,
+    require_json,
+    short_text,
+    write_parameters,
+)
 from broker.http.session_routes import Target, require_id
 from broker.http.streams import traceparent_of
 from consumer.fold import FORMATS
-from consumer.plain import JSONObject, NotJSON, decode, encode
-from consumer.wire import ENDED, JSON, SEQ_MAX, Code, Status
+from consumer.plain import encode
+from consumer.wire import ENDED, SEQ_MAX, Code, RecordType, Status
 
-_DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
-_PARAMETERS: Final = frozenset({"messageId", "lane", "format", "role", "actorId", "leaseMs", "txid"})
+_OPENING_FIELDS: Final = frozenset({"messageId", "lane", "format", "role", "actorId", "onConflict", "continues"})
 FORMAT_DEFAULT: Final = "ai-sdk-ui-message-stream"
 
 
@@ -59,6 +73,14 @@ def entry_of(request: Request, target: Target, body: bytes) -> Entry:
             return _create(request, target, body, parameters)
         case "DELETE", "", _:
             return _entry(Kind.SESSION_DELETE, request, target, parameters)
+        case "PUT", "generations", _:
+            return _open_generation(request, target, body, parameters)
+        case "POST", "reset", _:
+            return _reset(request, target, body, parameters)
+        case "POST", "stop", _:
+            return _stop_session(request, target, body, parameters)
+        case "POST", "records", _:
+            return _record(request, target, body, parameters)
         case "POST", "messages", _:
             return _message(request, target, body, parameters)
         case "POST", _, "chunks":
@@ -86,7 +108,7 @@ def _entry(
         target.path,
         seq=seq,
         digest=digest,
-        txid=_id_parameter(parameters, "txid", ""),
+        txid=id_parameter(parameters, "txid", ""),
         request_id=request.request_id,
         traceparent=traceparent_of(request.headers),
         options=b"" if options is None else encode_options(options),
@@ -96,20 +118,22 @@ def _entry(
 
 
 def _create(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    wanted = _told(request, body, {"message", "metadata"})
-    metadata = _optional_object(wanted, "metadata")
+    wanted = optional_fields(request, body, {"message", "metadata"})
+    metadata = optional_object(wanted, "metadata")
+    metadata_digest = message_digest(wanted["metadata"]) if metadata else b""
     if wanted.get("message") is None:
-        return _entry(Kind.SESSION_CREATE, request, target, parameters, options=SessionOptions(metadata))
+        options = SessionOptions(metadata, metadata_digest=metadata_digest)
+        return _entry(Kind.SESSION_CREATE, request, target, parameters, options=options)
     message = wanted["message"]
-    message_id = _message_id(message)
+    message_id = message_id_of(message)
     record = _as_spelled(body, message)
     return _entry(
         Kind.SESSION_CREATE,
         request,
         target,
         parameters,
-        options=SessionOptions(metadata, message_id),
-        digest=_message_digest(message),
+        options=SessionOptions(metadata, message_id, metadata_digest),
+        digest=message_digest(message),
         records=(pack_lengths([len(record)]), record),
     )
 
@@ -123,15 +147,15 @@ def _as_spelled(body: bytes, message: Any) -> bytes:
 
 
 def _message(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    _require_json(request.headers)
-    message = _object(body)
-    options = MessageOptions(_message_id(message))
-    digest = _message_digest(message)
+    require_json(request.headers)
+    message = json_object(body)
+    options = MessageOptions(message_id_of(message))
+    digest = message_digest(message)
     return _entry(Kind.MESSAGE, request, target, parameters, options=options, digest=digest, records=split(body))
 
 
 def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    _require_json(request.headers)
+    require_json(request.headers)
     return batch_of(request, target, parameters, seq_of(request.headers), body)
 
 
@@ -153,13 +177,13 @@ def batch_of(request: Request, target: Target, parameters: dict[str, str], seq: 
 
 def _finish(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
     if body:
-        _require_json(request.headers)
+        require_json(request.headers)
     return finish_of(request, target, parameters, seq_of(request.headers), body)
 
 
 def finish_of(request: Request, target: Target, parameters: dict[str, str], seq: int, body: bytes) -> Entry:
     """The end of a generation, its batch `seq`: `body` is a JSON object, or empty. Raises BadRequest."""
-    told = _fields(body, {"status", "reason", "error", "usage", "metadata"}) if body else {}
+    told = fields(body, {"status", "reason", "error", "usage", "metadata"}) if body else {}
     status = told.get("status", Status.COMPLETE.value)
     if not isinstance(status, str) or status not in ENDED:
         raise BadRequest(Code.INVALID_BODY, "status is complete, failed or aborted")
@@ -167,10 +191,10 @@ def finish_of(request: Request, target: Target, parameters: dict[str, str], seq:
     options = msgspec.structs.replace(
         opening,
         status=status,
-        reason=_short_text(told, "reason"),
+        reason=short_text(told, "reason"),
         error=encode(told["error"]) if told.get("error") is not None else b"",
-        usage=_optional_object(told, "usage"),
-        metadata=_optional_object(told, "metadata"),
+        usage=optional_object(told, "usage"),
+        metadata=optional_object(told, "metadata"),
     )
     # No chunks have this digest, so neither passes for a copy of the other.
     digest = body_digest(b"finish\0" + _opening(opening, seq) + body)
@@ -182,9 +206,66 @@ def heartbeat_of(request: Request, target: Target) -> Entry:
     return _entry(Kind.HEARTBEAT, request, target, {}, options=StopOptions(target.part_id))
 
 
+def _open_generation(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    told = optional_fields(request, body, _OPENING_FIELDS | {"metadata", "leaseMs"})
+    wanted = {name: _opening_text(name, told[name]) for name in told.keys() - {"metadata"} if told[name] is not None}
+    try:
+        opening = _generation_options(target, 0, wanted)
+    except BadRequest as error:
+        code = Code.INVALID_BODY if error.code is Code.INVALID_PARAMETER else error.code
+        raise BadRequest(code, error.detail) from None
+    options = msgspec.structs.replace(opening, metadata=optional_object(told, "metadata"))
+    return _entry(Kind.GENERATION_OPEN, request, target, parameters, options=options)
+
+
+def _opening_text(name: str, value: object) -> str:
+    """A field of the body as the query of a first batch has it."""
+    if name == "leaseMs" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if name == "leaseMs" or not isinstance(value, str):
+        raise BadRequest(Code.INVALID_BODY, f"{name} is {'an integer' if name == 'leaseMs' else 'a string'}")
+    return value
+
+
+def _reset(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    told = optional_fields(request, body, {"reason"})
+    return _entry(Kind.SESSION_RESET, request, target, parameters, options=ResetOptions(short_text(told, "reason")))
+
+
+def _stop_session(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    told = optional_fields(request, body, {"lane", "requestedBy", "reason"})
+    lane = short_text(told, "lane")
+    if lane:
+        require_id(lane, "lane", Code.INVALID_BODY)
+    options = SessionStopOptions(lane, short_text(told, "requestedBy"), short_text(told, "reason"))
+    return _entry(Kind.SESSION_STOP, request, target, parameters, options=options)
+
+
+def _record(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
+    require_json(request.headers)
+    told = fields(body, {"type", "key", "value", "txid"})
+    if told.get("type") not in (RecordType.PRESENCE.value, RecordType.APPROVAL.value):
+        raise BadRequest(Code.INVALID_BODY, "type is presence or approval")
+    key, value, txid = short_text(told, "key"), told.get("value"), short_text(told, "txid")
+    if not key or not isinstance(value, dict):
+        raise BadRequest(Code.INVALID_BODY, "a record has a key and a value that is a JSON object")
+    if txid:
+        require_id(txid, "txid", Code.INVALID_BODY)
+        parameters = {**parameters, "txid": txid}
+    record = encode(value)
+    return _entry(
+        Kind.RECORD,
+        request,
+        target,
+        parameters,
+        options=RecordOptions(str(told["type"]), key),
+        records=(pack_lengths([len(record)]), record),
+    )
+
+
 def _stop_or_heartbeat(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
-    told = _told(request, body, {"requestedBy", "reason"})
-    options = StopOptions(target.part_id, _short_text(told, "requestedBy"), _short_text(told, "reason"))
+    told = optional_fields(request, body, {"requestedBy", "reason"})
+    options = StopOptions(target.part_id, short_text(told, "requestedBy"), short_text(told, "reason"))
     kind = Kind.STOP if target.action == "stop" else Kind.HEARTBEAT
     return _entry(kind, request, target, parameters, options=options)
 
@@ -193,19 +274,23 @@ def _generation_options(target: Target, seq: int, parameters: dict[str, str]) ->
     """What batch 0 opens; later batches need no more than the id."""
     if seq != 0:
         return GenerationOptions(target.part_id)
-    chunk_format = parameters.get("format", FORMAT_DEFAULT)
-    if chunk_format not in FORMATS:
+    continues = id_parameter(parameters, "continues", "")
+    chunk_format = parameters.get("format", "" if continues else FORMAT_DEFAULT)
+    if chunk_format not in FORMATS and not (continues and "format" not in parameters):
         raise BadRequest(Code.UNKNOWN_FORMAT, f"formats: {', '.join(sorted(FORMATS))}")
     return GenerationOptions(
         target.part_id,
-        message_id=_id_parameter(parameters, "messageId", target.part_id),
-        lane=_id_parameter(parameters, "lane", "main"),
+        message_id=id_parameter(parameters, "messageId", "" if continues else target.part_id),
+        lane=id_parameter(parameters, "lane", "" if continues else "main"),
         format=chunk_format,
-        role=_id_parameter(parameters, "role", "assistant"),
-        actor_id=_id_parameter(parameters, "actorId", ""),
-        lease_ms=_lease_ms(parameters),
+        role=id_parameter(parameters, "role", "assistant"),
+        actor_id=id_parameter(parameters, "actorId", ""),
+        lease_ms=lease_ms(parameters),
         generations_max=limits.GENERATIONS_OPEN_MAX,
         lanes_max=limits.LANES_MAX,
+        continues=continues,
+        yields=on_conflict(parameters),
+        frees_lanes=True,
     )
 
 
@@ -217,33 +302,9 @@ def _opening(options: GenerationOptions, seq: int) -> bytes:
     if seq != 0:
         return b""
     chosen = (options.message_id, options.lane, options.format, options.role, options.actor_id, options.lease_ms)
+    if options.continues or options.yields:
+        return msgspec.msgpack.encode((*chosen, options.continues, options.yields))
     return msgspec.msgpack.encode(chosen)
-
-
-def write_parameters(query: bytes) -> dict[str, str]:
-    """The query of a write. Raises BadRequest (INVALID_PARAMETER) for a parameter that no write has."""
-    parameters = parameters_of(query)
-    unknown = parameters.keys() - _PARAMETERS
-    if unknown:  # a misspelt messageId must not open a generation under another id
-        raise BadRequest(Code.INVALID_PARAMETER, f"unknown: {', '.join(sorted(unknown))[:200]}")
-    return parameters
-
-
-def _id_parameter(parameters: dict[str, str], name: str, default: str) -> str:
-    if name not in parameters:
-        return default
-    require_id(parameters[name], name, Code.INVALID_PARAMETER)
-    return parameters[name]
-
-
-def _lease_ms(parameters: dict[str, str]) -> int:
-    text = parameters.get("leaseMs")
-    if text is None:
-        return limits.LEASE_MS
-    lowest, highest = limits.LEASE_MS_MIN, limits.LEASE_MS_MAX
-    if _DECIMAL.fullmatch(text.encode()) is None or not lowest <= int(text) <= highest:
-        raise BadRequest(Code.INVALID_PARAMETER, f"leaseMs: {lowest} to {highest}")
-    return int(text)
 
 
 def seq_of(headers: Headers) -> int:
@@ -251,85 +312,6 @@ def seq_of(headers: Headers) -> int:
     text = headers.get(b"producer-seq")
     if text is None:
         raise BadRequest(Code.INVALID_PRODUCER, "Producer-Seq is missing: it counts the batches of a generation from 0")
-    if _DECIMAL.fullmatch(text) is None or int(text) > SEQ_MAX:
+    if DECIMAL.fullmatch(text) is None or int(text) > SEQ_MAX:
         raise BadRequest(Code.INVALID_PRODUCER, "Producer-Seq is a decimal integer from 0 to 2^53 - 1")
     return int(text)
-
-
-def _require_json(headers: Headers) -> None:
-    told = headers.get(b"content-type", b"")
-    if told != b"application/json" and media_type(told.decode("latin-1")) != JSON:
-        raise BadRequest(Code.INVALID_CONTENT_TYPE, f"the body is {JSON}")
-
-
-def _told(request: Request, body: bytes, names: set[str]) -> JSONObject:
-    """What a body that may be left out says, in fields of these names."""
-    if not body:
-        return {}
-    _require_json(request.headers)
-    return _fields(body, names)
-
-
-def _fields(body: bytes, names: set[str]) -> JSONObject:
-    """The fields, of these names, of the JSON object that a body is."""
-    told = _object(body)
-    if not told.keys() <= names:
-        unknown = ", ".join(sorted(told.keys() - names))
-        raise BadRequest(Code.INVALID_BODY, f"unknown fields: {_printable(unknown)}")
-    return told
-
-
-def _object(body: bytes) -> JSONObject:
-    """The JSON object that a body is."""
-    if not body.strip():
-        raise BadRequest(Code.EMPTY_BODY)
-    split(body)  # the bounds that hold for every record
-    try:
-        value = decode(body)
-    except NotJSON as error:
-        raise BadRequest(Code.INVALID_JSON, str(error)) from None
-    if not isinstance(value, dict):
-        raise BadRequest(Code.INVALID_BODY, "a JSON object is expected")
-    return value
-
-
-def _printable(text: str) -> str:
-    """The start of a client's text, fit for an error's detail: half a surrogate pair cannot be written as UTF-8."""
-    return text[:200].encode(errors="replace").decode()
-
-
-def _optional_object(told: JSONObject, name: str) -> bytes:
-    value = told.get(name)
-    if value is None:
-        return b""
-    if not isinstance(value, dict):
-        raise BadRequest(Code.INVALID_BODY, f"{name} is a JSON object")
-    return encode(value)
-
-
-def _short_text(told: JSONObject, name: str) -> str:
-    value = told.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str) or len(value) > limits.HEADER_CHARS_MAX or not _is_unicode(value):
-        raise BadRequest(Code.INVALID_BODY, f"{name} is a string of at most {limits.HEADER_CHARS_MAX} characters")
-    return value
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _message_id(message: object) -> str:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise BadRequest(Code.INVALID_BODY, 'a message is an object with an "id" and a "role"')
-    message_id = message.get("id")
-    if not isinstance(message_id, str):
-        raise BadRequest(Code.INVALID_BODY, 'a message is an object with an "id" and a "role"')
-    require_id(message_id, "message id", Code.INVALID_BODY)
-    return message_id
-
-
-def _message_digest(message: object) -> bytes:
-    """Equal for equal messages, however their JSON is spelled: a retry may come from another serialiser."""
-    return body_digest(json.dumps(message, sort_keys=True, separators=(",", ":")).encode())

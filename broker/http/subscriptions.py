@@ -34,10 +34,10 @@ from broker.core.entry import (
     body_digest,
     encode_options,
 )
+from broker.core.events import timestamp
 from broker.core.glob import InvalidPattern, glob
 from broker.core.offset import InvalidOffset
 from broker.core.outcome import Outcome
-from broker.core.session import timestamp
 from broker.core.state import Stream, Subscription
 from broker.core.subscription import PULL_WAKE, WEBHOOK, pending_tails, stream_infos
 from broker.http.problems import BadRequest, problem, standing_of

@@ -26,6 +26,7 @@ from broker.http.endpoint import answer_error
 from broker.http.problems import BadRequest
 from broker.http.request import ClientLeft, Request
 from broker.http.response import Response
+from broker.http.session_fields import write_parameters
 from broker.http.session_routes import Target
 from broker.http.traffic import Traffic
 from broker.partition import Partition
@@ -133,7 +134,7 @@ class Upload:
         """The newest; its seq only rises."""
         self._uploads = uploads
         self._partition = uploads.partition
-        self._parameters = requests.write_parameters(request.query)
+        self._parameters = write_parameters(request.query)
         self._in_flight_bytes = 0
         self._generation: Generation | None = None  # as of the newest outcome
         self._position = 0  # of the session's stream behind the newest ack

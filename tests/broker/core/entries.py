@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from broker.core.entry import (
     ANY,
+    NEXT_SEQ,
     AckOptions,
     AppendOptions,
     AttemptOptions,
@@ -14,13 +17,19 @@ from broker.core.entry import (
     ForkRefOptions,
     ForkUnrefOptions,
     GenerationOptions,
+    InheritedGeneration,
+    InheritedMessage,
     Kind,
     LeaseOptions,
     LinkOptions,
     MessageOptions,
     Place,
     ProducerForgetOptions,
+    RecordOptions,
+    ResetOptions,
+    SessionForkOptions,
     SessionOptions,
+    SessionStopOptions,
     StopOptions,
     SubscriptionOptions,
     body_digest,
@@ -162,15 +171,18 @@ def fork(
     return Entry(Kind.FORK, path, nonce=child, options=encode_options(options), lengths=lengths, body=body)
 
 
-def fork_unref(child_path: str, child: int, *, path: str = PATH) -> Entry:
+def fork_unref(child_path: str, child: int, *, path: str = PATH, incarnation: int = ANY) -> Entry:
     """Take the note away."""
-    return Entry(Kind.FORK_UNREF, path, options=encode_options(ForkUnrefOptions(child_path, child)))
+    options = ForkUnrefOptions(child_path, child)
+    return Entry(Kind.FORK_UNREF, path, incarnation=incarnation, options=encode_options(options))
 
 
-def create_session(message_id: str = "", body: bytes = b"", *, path: str = SESSION, metadata: bytes = b"") -> Entry:
-    options = SessionOptions(metadata, message_id)
+def create_session(
+    message_id: str = "", body: bytes = b"", *, path: str = SESSION, metadata: bytes = b"", nonce: int = 0
+) -> Entry:
+    options = SessionOptions(metadata, message_id, body_digest(metadata) if metadata else b"")
     digest = body_digest(body) if message_id else b""
-    return Entry(Kind.SESSION_CREATE, path, digest=digest, options=encode_options(options), body=body)
+    return Entry(Kind.SESSION_CREATE, path, nonce=nonce, digest=digest, options=encode_options(options), body=body)
 
 
 def delete_session(*, path: str = SESSION) -> Entry:
@@ -193,17 +205,23 @@ def chunks(  # noqa: PLR0913 -- keyword-only facts of one request
     txid: str = "",
     generations_max: int = 64,
     lanes_max: int = 256,
+    continues: str = "",
+    yields: bool = False,
+    frees_lanes: bool = False,
 ) -> Entry:
     """A batch of chunks; the message has the id of its generation unless told otherwise."""
     lengths, body = _packed(bodies)
     options = GenerationOptions(
         generation_id,
-        message_id or generation_id,
-        lane,
-        "text",
+        message_id or ("" if continues or seq == NEXT_SEQ else generation_id),
+        "" if continues and lane == "main" else lane,
+        "" if continues else "text",
         actor_id=actor_id,
         generations_max=generations_max,
         lanes_max=lanes_max,
+        continues=continues,
+        yields=yields,
+        frees_lanes=frees_lanes,
     )
     return Entry(
         Kind.CHUNKS,
@@ -239,7 +257,76 @@ def finish(
         metadata=metadata,
     )
     digest = body_digest(status.encode() + reason.encode() + error + usage + metadata)
+    if seq == NEXT_SEQ:
+        options = msgspec.structs.replace(options, message_id="")
     return Entry(Kind.FINISH, path, seq=seq, digest=digest, options=encode_options(options))
+
+
+def open_generation(  # noqa: PLR0913 -- keyword-only facts of one request
+    generation_id: str,
+    *,
+    path: str = SESSION,
+    message_id: str = "",
+    lane: str = "main",
+    chunk_format: str = "text",
+    metadata: bytes = b"",
+    continues: str = "",
+    yields: bool = False,
+    txid: str = "",
+) -> Entry:
+    """A generation ahead of its first batch; with `continues`, lane and format are those of what it continues."""
+    options = GenerationOptions(
+        generation_id,
+        message_id,
+        "" if continues and lane == "main" else lane,
+        "" if continues and chunk_format == "text" else chunk_format,
+        metadata=metadata,
+        continues=continues,
+        yields=yields,
+        frees_lanes=True,
+    )
+    return Entry(Kind.GENERATION_OPEN, path, txid=txid, options=encode_options(options))
+
+
+def reset_session(*, path: str = SESSION, reason: str = "", nonce: int = 0) -> Entry:
+    return Entry(Kind.SESSION_RESET, path, nonce=nonce, options=encode_options(ResetOptions(reason)))
+
+
+def fork_session(  # noqa: PLR0913 -- keyword-only facts of one request
+    child: int,
+    *,
+    path: str,
+    source_path: str = SESSION,
+    lineage: tuple[tuple[str, int, int], ...] = (),
+    messages: tuple[InheritedMessage, ...] = (),
+    generations: tuple[InheritedGeneration, ...] = (),
+    selector: str = "",
+    deadline_ms: int = 2**50,
+    metadata: bytes = b"",
+) -> Entry:
+    """Make the child that its source has noted; without a lineage, only confirm it."""
+    options = SessionForkOptions(
+        source_path,
+        lineage[-1][1] if lineage else 0,
+        lineage,
+        deadline_ms,
+        selector,
+        messages,
+        generations,
+        metadata,
+        body_digest(metadata) if metadata else b"",
+    )
+    return Entry(Kind.SESSION_FORK, path, nonce=child, options=encode_options(options))
+
+
+def stop_session(lane: str = "", *, path: str = SESSION, requested_by: str = "", reason: str = "") -> Entry:
+    """Stop what is open in a lane, or in all."""
+    return Entry(Kind.SESSION_STOP, path, options=encode_options(SessionStopOptions(lane, requested_by, reason)))
+
+
+def record(key: str, value: bytes = b"{}", *, path: str = SESSION, record_type: str = "presence") -> Entry:
+    """An upsert that no message folds from."""
+    return Entry(Kind.RECORD, path, options=encode_options(RecordOptions(record_type, key)), body=value)
 
 
 def stop(generation_id: str, *, path: str = SESSION, requested_by: str = "", reason: str = "", txid: str = "") -> Entry:

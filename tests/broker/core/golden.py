@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core.entry import Entry, decode
+from broker.core.entry import NEXT_SEQ, Entry, InheritedGeneration, InheritedMessage, decode
 from broker.core.offset import format_offset
 from broker.core.outcome import Outcome
 from broker.core.state import encode_row
@@ -228,7 +228,110 @@ def read(version: str) -> tuple[Journal, Expected]:
     return journal, json.loads((DATA / f"golden_journal_{version}.json").read_text(encoding="utf-8"))
 
 
-stories = {"v1": story, "v2": subscriptions}
+def lifecycle() -> list[tuple[int, Entry]]:
+    """The story of v3: generations that are opened ahead or continue others, batches without numbers, resets, forks."""
+    e, first, second, third, child = entries, 0x51, 0x52, 0x53, 0x61
+    part = (("sessions/s1", first, 4),)
+    inherited = (
+        InheritedGeneration(
+            "g1", "m1", "main", 1, "text", "assistant", "failed", 1, BEGIN_MS, BEGIN_MS + 1, reason="r"
+        ),
+        InheritedGeneration("gx", "mx", "side", 4, "text", "assistant", "streaming", 2, BEGIN_MS, continues="g0"),
+    )
+    messages = (InheritedMessage("u1", 1, b"12345678"), InheritedMessage("m1", generation_id="g1"))
+    generations = [
+        (0, e.create_session("u1", b'{"id":"u1","role":"user"}', metadata=b'{"a":1}', nonce=first)),
+        (0, e.create_session(metadata=b'{"a":2}')),
+        (0, e.create_session(metadata=b'{"a":1}')),
+        (1, e.open_generation("g1", message_id="m1", metadata=b'{"k":1}', txid="t")),
+        (0, e.open_generation("g1", message_id="m1", metadata=b'{"k":1}')),
+        (0, e.open_generation("g1", message_id="m2")),
+        (0, e.open_generation("gx", message_id="u1")),
+        (1, e.chunks("g1", 0, b'"a"')),
+        (1, e.expire_lease("g1", 1, 8)),
+        (0, e.open_generation("g1", message_id="m1", metadata=b'{"k":1}')),
+        (1, e.chunks("g2", 0, b'"b"', continues="g1")),
+        (0, e.chunks("gx", 0, b'"x"', continues="g1")),
+        (0, e.chunks("gx", 0, b'"x"', continues="nothing")),
+        (0, e.chunks("gx", 0, b'"x"', continues="g2", message_id="other")),
+        (1, e.open_generation("g3", continues="g2")),
+        (0, e.open_generation("g4", yields=True)),
+        (1, e.chunks("g4", 0, b'"c"')),
+        (1, e.open_generation("g5", continues="g3")),
+        (0, e.open_generation("g5", continues="g3")),
+        (1, e.chunks("g5", 0, b'"d"')),
+        (1, e.finish("g5", 1)),
+    ]
+    unnumbered = [
+        (1, e.chunks("n1", NEXT_SEQ, b'"1"')),
+        (0, e.chunks("n1", NEXT_SEQ, b'"1"')),
+        (0, e.chunks("n1", NEXT_SEQ, b'"1"', message_id="other")),
+        (0, e.chunks("n1", 2, b'"2"')),
+        (1, e.finish("n1", NEXT_SEQ)),
+        (0, e.finish("n1", NEXT_SEQ)),
+        (0, e.finish("n1", NEXT_SEQ, status="failed")),
+        (0, e.chunks("n1", NEXT_SEQ, b'"3"')),
+        (0, e.finish("n2", NEXT_SEQ)),
+    ]
+    stops = [
+        (1, e.chunks("a1", 0, b"1", lane="a", lanes_max=2)),
+        (1, e.chunks("a1", 0, b"1", lane="a", lanes_max=2, frees_lanes=True)),
+        (1, e.chunks("b1", 0, b"1", lane="b")),
+        (1, e.record("ann", b'{"here": true}')),
+        (0, e.record("call", b"{}", record_type="approval")),
+        (1, e.stop_session("b", requested_by="you", reason="enough")),
+        (1, e.stop_session()),
+        (0, e.stop_session()),
+        (1, e.chunks("a2", 0, b"1", lane="a")),
+        (1, e.chunks("g6", 0, b"1", lane="main")),
+    ]
+    forks = [
+        (1, e.fork_ref("sessions/c", child, path="sessions/s1", offset=format_offset(4, first))),
+        (
+            1,
+            e.fork_session(
+                child,
+                path="sessions/c",
+                lineage=part,
+                messages=messages,
+                generations=inherited,
+                selector="here",
+                metadata=b"{}",
+            ),
+        ),
+        (0, e.fork_session(child, path="sessions/c", selector="here")),
+        (0, e.fork_session(child, path="sessions/c", lineage=part, selector="there")),
+        (0, e.fork_session(0x62, path="sessions/late", lineage=part, deadline_ms=1)),
+        (0, e.message("m1", path="sessions/c")),
+        (0, e.chunks("g1", 0, b"1", path="sessions/c")),
+        (1, e.chunks("g9", 0, b"1", path="sessions/c", continues="gx")),
+    ]
+    resets = [
+        (1, e.reset_session(reason="again", nonce=second)),
+        (0, e.chunks("g6", 0, b"1", lane="main")),
+        (0, e.chunks("g6", 1, b"1", lane="main")),
+        (0, e.chunks("g7", 0, b"1", continues="g6")),
+        (1, e.message("u1")),
+        (1, e.chunks("g8", 0, b"1", message_id="m1")),
+        (1, e.reset_session(nonce=third)),
+        (0, e.reset_session(path="sessions/none")),
+        (0, e.stop_session(path="sessions/none")),
+        (0, e.record("ann", path="sessions/none")),
+        (0, e.open_generation("g", path="sessions/none")),
+        (1, e.reset_session(path="sessions/c", nonce=0x63)),
+        (1, e.fork_unref("sessions/c", child, path="sessions/s1", incarnation=first)),
+        (0, e.fork_unref("sessions/c", child, path="sessions/s1", incarnation=first)),
+        (1, e.fork_ref("sessions/d", 0x64, path="sessions/s1")),
+        (1, e.reset_session(nonce=0x54)),
+        (1, e.delete_session()),
+        (0, e.create_session()),
+        (0, e.fork_session(0x65, path="sessions/s1", lineage=part)),
+        (1, e.fork_unref("sessions/d", 0x64, path="sessions/s1", incarnation=third)),
+    ]
+    return generations + unnumbered + stops + forks + resets
+
+
+stories = {"v1": story, "v2": subscriptions, "v3": lifecycle}
 
 
 def write(version: str) -> None:

@@ -14,6 +14,7 @@ from broker.core.state import (
     Changes,
     Generation,
     Key,
+    Message,
     Row,
     Session,
     Stream,
@@ -31,6 +32,7 @@ BEGIN_MS = 1_700_000_000_000
 _NEEDS_CHANCE = (
     Kind.CREATE,
     Kind.SESSION_CREATE,
+    Kind.SESSION_RESET,
     Kind.SUBSCRIPTION_CREATE,
     Kind.SUBSCRIPTION_ATTEMPT,
     Kind.SUBSCRIPTION_CLAIM,
@@ -160,14 +162,15 @@ class Replica:
             assert not changes.ended
 
     def _check_keys(self, entry: Entry, loaded: LoadedRows, changes: Changes) -> None:
-        """What is read was named, and so was what is put, but for the end of a generation that another one fences off.
+        """What is read was named, and so was what is put, but for what one entry does to many.
 
-        That one is put blindly, by an entry that shares its session's row with every entry that may look at it.
+        Ends of generations that another one or a reset brings about, and what a fork inherits, are put blindly, by an
+        entry that shares its session's row with every entry that may look at them.
         """
         named = set(keys(entry))
         assert loaded.read <= named
         blind = set(changes.puts) - named
-        assert all(isinstance(changes.puts[key], Generation) for key in blind)
+        assert all(isinstance(changes.puts[key], Generation | Message) for key in blind)
         assert not blind or session_key(entry.path) in named
 
 

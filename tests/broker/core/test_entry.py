@@ -10,6 +10,8 @@ from broker.core.entry import (
     APPLY_LEVEL,
     FORMAT_VERSION,
     Entry,
+    InheritedGeneration,
+    InheritedMessage,
     Kind,
     UnknownFormat,
     body_digest,
@@ -25,11 +27,17 @@ short_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 json_bytes = st.sampled_from([b"", b"{}", b'{"a":[1]}'])
 
 
+inherited_messages = st.builds(InheritedMessage, short_text, uint64, json_bytes, short_text)
+inherited_generations = st.builds(
+    InheritedGeneration, *[short_text] * 3, uint64, *[short_text] * 3, uint64, uint64, uint64, short_text
+)
 any_value: dict[object, st.SearchStrategy[object]] = {
     bytes: json_bytes,
     str: short_text,
     int: uint64,
     bool: st.booleans(),
+    tuple[InheritedMessage, ...]: st.lists(inherited_messages, max_size=2).map(tuple),
+    tuple[InheritedGeneration, ...]: st.lists(inherited_generations, max_size=2).map(tuple),
     str | None: st.none() | short_text,
     int | None: st.none() | uint64,
     tuple[str, ...]: st.lists(short_text, max_size=3).map(tuple),
@@ -150,8 +158,8 @@ GOLDEN = {
     ),
     "FORK_UNREF": ("01dc00120aa3612f620100070900a00000c400a0a0a0a0c40892a56368696c6406c400c400"),
     "SESSION_CREATE": (
-        "01dc001210ab73657373696f6e732f73310100070900a00000c4089260a5e8ae05afb0a0a0a0a0c40d92c4077b226122"
-        "3a317da26d31c400c40b7b226964223a226d31227d"
+        "01dc001210ab73657373696f6e732f73310100070900a00000c4089260a5e8ae05afb0a0a0a0a0c41793c4077b226122"
+        "3a317da26d31c4081f8c00645b7df6cec400c40b7b226964223a226d31227d"
     ),
     "SESSION_DELETE": ("01dc001211ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c400c400c400"),
     "MESSAGE": (
@@ -159,22 +167,40 @@ GOLDEN = {
         "c40b7b226964223a226d32227d"
     ),
     "CHUNKS": (
-        "01dc001213ab73657373696f6e732f73310100070900a00000c408a76dd08dba248c12a0a0a0a0c42c9ea26731a26d33"
-        "a473696465a474657874a9617373697374616e74a161cd753040cd0100a0a0c400c400c400c4080f00000001000000c4"
-        "117b2274797065223a2274657874227d2c31"
+        "01dc001213ab73657373696f6e732f73310100070900a00000c408a76dd08dba248c12a0a0a0a0c431dc0011a26731a2"
+        "6d33a473696465a474657874a9617373697374616e74a161cd753040cd0100a0a0c400c400c400a0c2c2c4080f000000"
+        "01000000c4117b2274797065223a2274657874227d2c31"
     ),
     "FINISH": (
-        "01dc001214ab73657373696f6e732f73310100070900a00001c408071cd6fb6e8d92bfa0a0a0a0c4439ea26731a26731"
-        "a46d61696ea474657874a9617373697374616e74a0cd753040cd0100a66661696c6564a172c403226522c4077b227522"
-        "3a317dc4077b226d223a327dc400c400"
+        "01dc001214ab73657373696f6e732f73310100070900a00001c408071cd6fb6e8d92bfa0a0a0a0c448dc0011a26731a2"
+        "6731a46d61696ea474657874a9617373697374616e74a0cd753040cd0100a66661696c6564a172c403226522c4077b22"
+        "75223a317dc4077b226d223a327da0c2c2c400c400"
     ),
     "STOP": ("01dc001215ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40e93a26731a26d65a6656e6f756768c400c400"),
     "HEARTBEAT": ("01dc001216ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40693a26731a0a0c400c400"),
     "LEASE_EXPIRE": ("01dc001217ab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40693a26731024dc400c400"),
+    "GENERATION_OPEN": (
+        "01dc001218ab73657373696f6e732f73310100070900a00000c400a174a0a0a0c42cdc0011a26731a16da16ca0a96173"
+        "73697374616e74a0cd753040cd0100a0a0c400c400c4027b7da26730c3c3c400c400"
+    ),
+    "SESSION_RESET": ("01dc001219ab73657373696f6e732f73310100070906a00000c400a0a0a0a0c40391a172c400c400"),
+    "SESSION_FORK": (
+        "01dc00121aaa73657373696f6e732f630100070906a00000c400a0a0a0a0c47699ab73657373696f6e732f7331059193"
+        "ab73657373696f6e732f7331050209a1739294a26d3101c406646967657374a094a26d3200c400a2673191dc0011a267"
+        "31a26d32a16c01a474657874a475736572a66661696c6564030405a161a172c40131c400c400a0a0c4027b7dc40801e7"
+        "b720ff566d53c400c400"
+    ),
+    "SESSION_STOP": (
+        "01dc00121bab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40d93a16ca26d65a6656e6f756768c400c400"
+    ),
+    "RECORD": (
+        "01dc00121cab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40c92a8617070726f76616ca16bc400c4"
+        "077b2261223a317d"
+    ),
     "SUBSCRIPTION_CREATE": (
-        "01dc001220a57375622d310100070906a00000c4086758500719c9a60ba0a0a0a0c44298a970756c6c2d77616b65cd7"
-        "530a3612f2a9193a3612f620502a0a177a164d92168747470733a2f2f62726f6b65722e6578616d706c652f76312f73"
-        "747265616d2fc400c400"
+        "01dc001220a57375622d310100070906a00000c4086758500719c9a60ba0a0a0a0c44298a970756c6c2d77616b65cd75"
+        "30a3612f2a9193a3612f620502a0a177a164d92168747470733a2f2f62726f6b65722e6578616d706c652f76312f7374"
+        "7265616d2fc400c400"
     ),
     "SUBSCRIPTION_LINK": (
         "01dc001221a57375622d310100070900a00000c400a0a0a0a0c40f959193a3612f620502c391a16309c3c400c400"
@@ -188,6 +214,24 @@ GOLDEN = {
     ),
     "SUBSCRIPTION_DELETE": ("01dc001225a57375622d310106070900a00000c400a0a0a0a0c400c400c400"),
 }
+
+BEFORE = {
+    "SESSION_CREATE": (
+        "01dc001210ab73657373696f6e732f73310100070900a00000c4089260a5e8ae05afb0a0a0a0a0c40d92c4077b226122"
+        "3a317da26d31c400c40b7b226964223a226d31227d"
+    ),
+    "CHUNKS": (
+        "01dc001213ab73657373696f6e732f73310100070900a00000c408a76dd08dba248c12a0a0a0a0c42c9ea26731a26d33"
+        "a473696465a474657874a9617373697374616e74a161cd753040cd0100a0a0c400c400c400c4080f00000001000000c4"
+        "117b2274797065223a2274657874227d2c31"
+    ),
+    "FINISH": (
+        "01dc001214ab73657373696f6e732f73310100070900a00001c408071cd6fb6e8d92bfa0a0a0a0c4439ea26731a26731"
+        "a46d61696ea474657874a9617373697374616e74a0cd753040cd0100a66661696c6564a172c403226522c4077b227522"
+        "3a317dc4077b226d223a327dc400c400"
+    ),
+}
+"""As programs wrote them that did not know the fields which have been appended since."""
 
 
 def one_of_each() -> list[Entry]:
@@ -219,6 +263,20 @@ def one_of_each() -> list[Entry]:
         entries.claim("me", ("a/b", 5, 3), nonce=8),
         entries.ack(1, "w_7", ("a/b", 5, 3), done=True, snapshot=True, delivered=True, expires=77, birth=6),
         entries.unsubscribe(birth=6),
+        entries.open_generation("g1", message_id="m", lane="l", metadata=b"{}", continues="g0", yields=True, txid="t"),
+        entries.reset_session(reason="r", nonce=6),
+        entries.fork_session(
+            6,
+            path="sessions/c",
+            lineage=(("sessions/s1", 5, 2),),
+            deadline_ms=9,
+            messages=(InheritedMessage("m1", 1, b"digest"), InheritedMessage("m2", generation_id="g1")),
+            generations=(InheritedGeneration("g1", "m2", "l", 1, "text", "user", "failed", 3, 4, 5, "a", "r", b"1"),),
+            selector="s",
+            metadata=b"{}",
+        ),
+        entries.stop_session("l", requested_by="me", reason="enough"),
+        entries.record("k", b'{"a":1}', record_type="approval"),
     ]
     return [msgspec.structs.replace(entry, **stamped) for entry in made]
 
@@ -229,6 +287,18 @@ def test_bytes_of_each_kind_are_fixed_for_ever(entry: Entry) -> None:
     data = bytes.fromhex(GOLDEN[Kind(entry.kind).name])
     assert decode(data) == entry
     assert encode(entry) == data
+
+
+@pytest.mark.parametrize("kind", BEFORE)
+def test_bytes_of_an_older_program_are_the_same_entry_without_what_it_did_not_know(kind: str) -> None:
+    (newer,) = (entry for entry in one_of_each() if Kind(entry.kind).name == kind)
+    older = decode(bytes.fromhex(BEFORE[kind]))
+    assert msgspec.structs.replace(older, options=b"") == msgspec.structs.replace(newer, options=b"")
+    known, told = (
+        msgspec.msgpack.decode(entry.options, type=type_of_options[Kind(entry.kind)]) for entry in (older, newer)
+    )
+    fields = msgspec.msgpack.decode(older.options)
+    assert msgspec.structs.astuple(told)[: len(fields)] == msgspec.structs.astuple(known)[: len(fields)]
 
 
 def test_every_kind_has_golden_bytes_and_a_number_of_its_own() -> None:
@@ -254,6 +324,11 @@ def test_every_kind_has_golden_bytes_and_a_number_of_its_own() -> None:
         "STOP": 21,
         "HEARTBEAT": 22,
         "LEASE_EXPIRE": 23,
+        "GENERATION_OPEN": 24,
+        "SESSION_RESET": 25,
+        "SESSION_FORK": 26,
+        "SESSION_STOP": 27,
+        "RECORD": 28,
         "SUBSCRIPTION_CREATE": 32,
         "SUBSCRIPTION_LINK": 33,
         "SUBSCRIPTION_ATTEMPT": 34,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from broker.core.entry import Entry, Kind
+from broker.core.events import timestamp
 from broker.core.outcome import Outcome, Result
-from broker.core.session import timestamp
 from broker.core.state import Session, generation_key, session_key, stream_key
 from consumer.wire import Code, Reason, Status
 from tests.broker.core.entries import (

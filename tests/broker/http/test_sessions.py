@@ -550,7 +550,7 @@ async def test_unknown_generation_is_told_by_name(client: Client) -> None:
         ("POST", S, "GET, PUT, DELETE, OPTIONS"),
         ("PUT", f"{S}/messages", "GET, POST, OPTIONS"),
         ("POST", f"{S}/messages/m", "GET, OPTIONS"),
-        ("DELETE", G, "GET, OPTIONS"),
+        ("DELETE", G, "GET, PUT, OPTIONS"),
         ("GET", f"{G}/chunks", "POST, OPTIONS"),
         ("PUT", f"{G}/stop", "POST, OPTIONS"),
     ],

@@ -1,0 +1,415 @@
+"""What entries do to a generation: open it, write it, end it.
+
+It is opened by its batch 0 or ahead of it, written by its batches, and ended once: by its finish, a stop, a newer
+generation in its lane, its lease, or a reset of the session. After that another one may go on with its message.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.core.entry import NEXT_SEQ, Entry, GenerationOptions, Kind, LeaseOptions, StopOptions
+from broker.core.events import chunk_records, generation_record, stop_record
+from broker.core.outcome import Outcome, Result, refused
+from broker.core.page import Page, records
+from broker.core.producer import Verdict, accepted, check, receipt_of
+from broker.core.session_work import Work, found, message_exists, opened
+from broker.core.state import Changes, Generation, Key, Message, generation_key, message_key, session_key, stream_key
+from consumer.wire import ENDED, Code, Reason, Status
+
+_replace = msgspec.structs.replace
+_generation_options = msgspec.msgpack.Decoder(GenerationOptions).decode
+_stop_options = msgspec.msgpack.Decoder(StopOptions).decode
+_lease_options = msgspec.msgpack.Decoder(LeaseOptions).decode
+
+_RAISED_THE_FENCE = frozenset({Reason.STOPPED.value, Reason.LEASE_EXPIRED.value})
+"""Why the broker ended a generation that nobody superseded."""
+
+
+def keys(entry: Entry) -> list[Key]:
+    """Every row that an entry for a generation may need: see `apply.keys`."""
+    found = [session_key(entry.path), stream_key(entry.path)]
+    match entry.kind:
+        case Kind.CHUNKS | Kind.FINISH | Kind.GENERATION_OPEN:
+            options = _generation_options(entry.options)
+            found.append(generation_key(entry.path, options.generation_id))
+            if entry.seq <= 0:  # may open it, and so take the message id, or go on with another one's message
+                found.append(message_key(entry.path, options.message_id or options.generation_id))
+                if options.continues:
+                    found.append(generation_key(entry.path, options.continues))
+        case Kind.STOP | Kind.HEARTBEAT:
+            found.append(generation_key(entry.path, _stop_options(entry.options).generation_id))
+        case Kind.LEASE_EXPIRE:
+            found.append(generation_key(entry.path, _lease_options(entry.options).generation_id))
+    return found
+
+
+def open_ahead(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """GENERATION_OPEN: a generation that is pending until its first chunk; the same again is a success."""
+    work = opened(changes, entry, index, now_ms)
+    if work is None:
+        return refused(Code.SESSION_NOT_FOUND)
+    options = _generation_options(entry.options)
+    known = work.generation(options.generation_id)
+    if known is not None:
+        return _confirm(work, known, options)
+    judged = _judge_opening(work, options)
+    if isinstance(judged, Outcome):
+        return judged
+    generation = _open(work, judged, Status.PENDING)
+    work.put_open(generation)
+    work.settle()
+    return Outcome(
+        Result.CREATED,
+        stream=work.stream,
+        generation=generation,
+        next_position=work.stream.tail,
+        epoch=generation.fence,
+    )
+
+
+def write(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """CHUNKS and FINISH: the next batch of a generation. Batch 0 of an id never seen opens it."""
+    judged = judge(changes, entry, index, now_ms)
+    if isinstance(judged, Outcome):
+        return judged
+    work, options, generation = judged
+    if generation is None:
+        generation = _open(work, options, Status.STREAMING)
+    elif generation.status == Status.PENDING and entry.body:
+        generation = _begin(work, generation)
+    generation = _add_chunks(work, generation)
+    generation = _replace(
+        generation,
+        sequence=accepted(generation.sequence, entry.digest, work.next_position() + (entry.kind == Kind.FINISH)),
+        renewed_index=index,
+    )
+    if entry.kind == Kind.FINISH:
+        generation = _finish(work, generation, options)
+    else:
+        work.put_open(generation)
+    work.settle()
+    return Outcome(
+        Result.ACCEPTED,
+        stream=work.stream,
+        generation=generation,
+        next_position=work.stream.tail,
+        epoch=generation.fence,
+        seq=generation.sequence.seq,
+    )
+
+
+def judge(
+    changes: Changes, entry: Entry, index: int, now_ms: int
+) -> Outcome | tuple[Work, GenerationOptions, Generation | None]:
+    """The answer to a batch that is refused or a duplicate; for any other what accepting it takes.
+
+    No generation is there yet when the batch opens it; the options then say all that the new one is.
+    """
+    work = opened(changes, entry, index, now_ms)
+    if work is None:
+        return refused(Code.SESSION_NOT_FOUND)
+    options = _generation_options(entry.options)
+    generation = work.generation(options.generation_id)
+    if generation is not None:
+        judge_known = _judge_unnumbered if entry.seq == NEXT_SEQ else _judge_batch
+        answer = judge_known(work, generation)
+        return (work, options, generation) if answer is None else answer
+    if entry.seq == NEXT_SEQ and entry.kind == Kind.FINISH:
+        return refused(Code.GENERATION_NOT_FOUND, stream=work.stream)
+    if entry.seq > 0:
+        return refused(Code.SEQ_GAP, "the generation begins with seq 0", expected_seq=0)
+    judged = _judge_opening(work, options)
+    return judged if isinstance(judged, Outcome) else (work, judged, None)
+
+
+def stop(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """A stop record, then the end: whatever the producer sends from here on is refused."""
+    options = _stop_options(entry.options)
+    known = found(changes, entry, index, now_ms, options.generation_id)
+    if isinstance(known, Outcome):
+        return known
+    work, generation = known
+    if generation.status in ENDED:
+        return Outcome(Result.UNCHANGED, stream=work.stream, generation=generation, next_position=work.stream.tail)
+    ended = end_by_stop(work, generation, options.requested_by, options.reason)
+    work.settle()
+    return Outcome(Result.ACCEPTED, stream=work.stream, generation=ended, next_position=work.stream.tail)
+
+
+def end_by_stop(work: Work, generation: Generation, requested_by: str, reason: str) -> Generation:
+    """Stop one open generation."""
+    work.records.append(stop_record(generation, requested_by, reason, work.entry.txid, work.now_ms))
+    ended = work.end(generation, Status.ABORTED, Reason.STOPPED)
+    work.raise_fence(generation.lane)
+    return ended
+
+
+def heartbeat(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """Renew the lease of a generation that has nothing to write yet."""
+    known = found(changes, entry, index, now_ms, _stop_options(entry.options).generation_id)
+    if isinstance(known, Outcome):
+        return known
+    work, generation = known
+    if generation.status in ENDED:
+        return _fenced(work, generation)
+    renewed = _replace(generation, renewed_index=index)
+    work.put_open(renewed)
+    work.settle()
+    return Outcome(Result.ACCEPTED, stream=work.stream, generation=renewed)
+
+
+def expire_lease(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """End the generation of a dead producer; one that was renewed since the proposer looked lives on."""
+    options = _lease_options(entry.options)
+    known = found(changes, entry, index, now_ms, options.generation_id)
+    if isinstance(known, Outcome):
+        return known
+    work, generation = known
+    unchanged = generation.fence == options.fence and generation.renewed_index == options.renewed_index
+    if generation.status in ENDED or not unchanged:
+        return Outcome(Result.UNCHANGED, generation=generation)
+    ended = work.end(generation, Status.FAILED, Reason.LEASE_EXPIRED)
+    work.raise_fence(generation.lane)
+    work.settle()
+    return Outcome(Result.ACCEPTED, stream=work.stream, generation=ended, next_position=work.stream.tail)
+
+
+# -- judging -----------------------------------------------------------------------------------------------------
+
+
+def _confirm(work: Work, generation: Generation, options: GenerationOptions) -> Outcome:
+    """The answer to opening a generation that has been opened."""
+    if not _is_as_asked(generation, options):
+        return refused(
+            Code.GENERATION_MISMATCH,
+            "the generation was opened with other facts",
+            stream=work.stream,
+            generation=generation,
+            epoch=work.epoch(generation.lane),
+        )
+    if generation.status in ENDED:
+        return _fenced(work, generation)
+    return Outcome(
+        Result.UNCHANGED,
+        stream=work.stream,
+        generation=generation,
+        next_position=work.stream.tail,
+        epoch=generation.fence,
+        seq=generation.sequence.seq,
+    )
+
+
+def _is_as_asked(generation: Generation, options: GenerationOptions) -> bool:
+    """Whether opening it is what made this generation. Which lane one continues in is not the client's alone to say."""
+    return (
+        generation.continues == options.continues
+        and options.message_id in ("", generation.message_id)
+        and options.format in ("", generation.format)
+        and (bool(options.continues) or options.lane == generation.lane)
+        and (bool(options.continues) or options.role == generation.role)
+        and options.actor_id == generation.actor_id
+        and options.lease_ms == generation.lease_ms
+        and options.metadata == generation.metadata
+    )
+
+
+def _judge_opening(work: Work, options: GenerationOptions) -> Outcome | GenerationOptions:
+    """Why a generation cannot be opened, or all that it is to be."""
+    if options.continues:
+        resolved = _continuing(work, options)
+        if isinstance(resolved, Outcome):
+            return resolved
+        options = resolved
+    else:
+        options = _replace(options, message_id=options.message_id or options.generation_id)
+        if work.message(options.message_id) is not None:
+            return message_exists(work, options.message_id)
+    return _refuse_opening(work, options) or options
+
+
+def _continuing(work: Work, options: GenerationOptions) -> Outcome | GenerationOptions:
+    """What a generation is that goes on with another one's message."""
+    before = work.generation(options.continues)
+    if before is None or before.incarnation != work.stream.incarnation:
+        return refused(Code.GENERATION_NOT_FOUND, "there is nothing of this id to go on with", stream=work.stream)
+    if before.continued_by:
+        return _mismatch(work, f"it is continued by {before.continued_by}")
+    if options.message_id not in ("", before.message_id) or options.format not in ("", before.format):
+        return _mismatch(work, "what goes on with a message has its id and its format")
+    lane = options.lane or before.lane
+    if lane == before.lane and _has_moved_on(work, before):
+        lane = options.generation_id
+    return _replace(options, message_id=before.message_id, format=before.format, role=before.role, lane=lane)
+
+
+def _mismatch(work: Work, detail: str) -> Outcome:
+    return refused(Code.GENERATION_MISMATCH, detail, stream=work.stream)
+
+
+def _has_moved_on(work: Work, generation: Generation) -> bool:
+    """Whether its lane has begun another generation since."""
+    lane = work.lane(generation.lane)
+    if lane is None:
+        return False
+    raised = generation.status in ENDED and generation.reason in _RAISED_THE_FENCE
+    return lane.epoch > generation.fence + raised
+
+
+def _refuse_opening(work: Work, options: GenerationOptions) -> Outcome | None:
+    """Why a generation cannot be opened where it is wanted; None when it can."""
+    lanes = work.session.lanes
+    superseded = _superseded(work, options)
+    if options.yields and superseded:
+        return refused(Code.LANE_BUSY, stream=work.stream, generation=superseded[0])
+    crowded = work.lane(options.lane) is None and len(lanes) >= options.lanes_max
+    if crowded and not (options.frees_lanes and work.idle_lane()):
+        return refused(Code.TOO_MANY_LANES, f"the session has {len(lanes)} lanes", stream=work.stream)
+    others = len(work.session.open) - len(superseded)
+    if others >= options.generations_max:
+        return refused(Code.TOO_MANY_GENERATIONS, f"{others} generations are open", stream=work.stream)
+    return None
+
+
+def _superseded(work: Work, options: GenerationOptions) -> list[Generation]:
+    """What ends when this opens: a lane has one writer, and so has a message."""
+    return [
+        generation
+        for generation in work.session.open
+        if generation.lane == options.lane or generation.generation_id == options.continues
+    ]
+
+
+def _judge_unnumbered(work: Work, generation: Generation) -> Outcome | None:
+    """The answer to a batch without a number that is not accepted; None for one that is.
+
+    Nothing tells a copy of it from the next batch, but for a finish: there is one.
+    """
+    entry, known = work.entry, generation.sequence
+    options = _generation_options(entry.options)
+    if options.message_id not in ("", generation.message_id):
+        return _mismatch(work, f"the generation writes message {generation.message_id}")
+    if generation.status not in ENDED:
+        return None
+    if entry.kind == Kind.FINISH and known.receipts and known.receipts[-1].digest == entry.digest:
+        return _duplicate(work, generation, known.seq)
+    return _fenced(work, generation)
+
+
+def _judge_batch(work: Work, generation: Generation) -> Outcome | None:
+    """The answer to a batch that is not the next one of a generation that is open; None for that one."""
+    entry, known = work.entry, generation.sequence
+    verdict = check(generation.fence, known, generation.fence, entry.seq, entry.digest)
+    if verdict is Verdict.DUPLICATE:
+        return _duplicate(work, generation, entry.seq)
+    if verdict is Verdict.MISMATCH:
+        return refused(
+            Code.PAYLOAD_MISMATCH,
+            "this seq was accepted with other bytes",
+            stream=work.stream,
+            generation=generation,
+            epoch=generation.fence,
+            seq=known.seq,
+        )
+    if generation.status in ENDED:
+        return _fenced(work, generation)
+    if verdict is Verdict.GAP:
+        return refused(
+            Code.SEQ_GAP,
+            stream=work.stream,
+            generation=generation,
+            epoch=generation.fence,
+            seq=known.seq,
+            expected_seq=known.seq + 1,
+        )
+    return None
+
+
+def _duplicate(work: Work, generation: Generation, seq: int) -> Outcome:
+    receipt = receipt_of(generation.sequence, seq)
+    return Outcome(
+        Result.DUPLICATE,
+        stream=work.stream,
+        generation=generation,
+        next_position=None if receipt is None else receipt.next_position,
+        epoch=generation.fence,
+        seq=generation.sequence.seq,
+    )
+
+
+def _fenced(work: Work, generation: Generation) -> Outcome:
+    return refused(
+        Code.FENCED,
+        "the generation has ended",
+        stream=work.stream,
+        generation=generation,
+        epoch=work.epoch(generation.lane),
+        seq=generation.sequence.seq,
+    )
+
+
+# -- accepting ---------------------------------------------------------------------------------------------------
+
+
+def _open(work: Work, options: GenerationOptions, status: Status) -> Generation:
+    """Raise the lane's fence, end the generations that it fences off, and begin this one."""
+    if work.lane(options.lane) is None and len(work.session.lanes) >= options.lanes_max:
+        idle = work.idle_lane()
+        if idle is not None:
+            work.forget_lane(idle)
+    superseded = _superseded(work, options)
+    fence = work.raise_fence(options.lane)
+    for older in superseded:
+        work.end(older, Status.ABORTED, Reason.SUPERSEDED)
+    generation = Generation(
+        birth=work.session.birth,
+        incarnation=work.stream.incarnation,
+        generation_id=options.generation_id,
+        message_id=options.message_id,
+        lane=options.lane,
+        fence=fence,
+        format=options.format,
+        role=options.role,
+        actor_id=options.actor_id,
+        lease_ms=options.lease_ms,
+        created_ms=work.now_ms,
+        renewed_index=work.index,
+        status=status.value,
+        metadata=options.metadata if work.entry.kind == Kind.GENERATION_OPEN else b"",
+        continues=options.continues,
+    )
+    if options.continues:
+        _note_continued(work, options)
+    else:
+        taken = Message(work.session.birth, work.stream.incarnation, 0, generation_id=options.generation_id)
+        work.take_message(options.message_id, taken)
+    work.records.append(generation_record(generation, b"insert", work.entry.txid))
+    return generation
+
+
+def _note_continued(work: Work, options: GenerationOptions) -> None:
+    before = work.generation(options.continues)
+    if before is not None:
+        work.put_ended(_replace(before, continued_by=options.generation_id))
+
+
+def _begin(work: Work, generation: Generation) -> Generation:
+    """The first chunk of a generation that was opened ahead of it."""
+    streaming = _replace(generation, status=Status.STREAMING.value)
+    work.records.append(generation_record(streaming, b"update", work.entry.txid))
+    return streaming
+
+
+def _add_chunks(work: Work, generation: Generation) -> Generation:
+    entry = work.entry
+    if not entry.body:
+        return generation
+    chunks = records(Page(0, 0, entry.lengths, entry.body))
+    work.records.extend(chunk_records(generation, chunks, entry.txid))
+    return _replace(generation, chunks=generation.chunks + len(chunks))
+
+
+def _finish(work: Work, generation: Generation, options: GenerationOptions) -> Generation:
+    metadata = options.metadata or generation.metadata
+    told = _replace(generation, error=options.error, usage=options.usage, metadata=metadata)
+    return work.end(told, Status(options.status), options.reason)
