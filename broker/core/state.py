@@ -17,6 +17,7 @@ Stored form: msgpack array behind a tag (`encode_row`). Fields are only ever app
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -307,6 +308,12 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+def same_media_type(one: str, other: str) -> bool:
+    """Whether two content types are the same but for parameters and case."""
+    return one == other or media_type(one) == media_type(other)
+
+
+@lru_cache(maxsize=4096)
 def stream_key(path: str) -> Key:
     """The key of the Stream row of `path`."""
     return b"s" + path.encode()

@@ -22,7 +22,7 @@ from broker.core.entry import (
 from broker.core.outcome import Outcome, Result, refused
 from broker.core.page import Page
 from broker.core.producer import Sequence, Verdict, accepted, check, receipt_of
-from broker.core.state import Changes, Producer, Stream, media_type, producer_key, stream_key
+from broker.core.state import Changes, Producer, Stream, producer_key, same_media_type, stream_key
 from consumer.wire import Code
 
 R = TypeVar("R", Stream, Producer)
@@ -42,9 +42,8 @@ def live(changes: Changes, path: str, now_ms: int) -> Stream | None:
     if row is None:
         return None
     stream = _of_type(row, Stream)
-    if stream.deadline_ms is not None and stream.deadline_ms <= now_ms:
-        return remove(changes, path, stream)
-    return stream
+    deadline_ms = stream.deadline_ms
+    return stream if deadline_ms is None or deadline_ms > now_ms else remove(changes, path, stream)
 
 
 def remove(changes: Changes, path: str, stream: Stream) -> Stream | None:
@@ -108,7 +107,7 @@ def judge(changes: Changes, entry: Entry, now_ms: int) -> Outcome | tuple[Append
     if stream.closed:
         return _append_to_closed(entry, stream)
     options = _append_options(entry.options)
-    if entry.kind == Kind.APPEND and media_type(stream.content_type) != media_type(options.content_type):
+    if entry.kind == Kind.APPEND and not same_media_type(stream.content_type, options.content_type):
         return refused(Code.CONTENT_TYPE_MISMATCH, f"the stream holds {stream.content_type}", stream=stream)
     producer = None
     if entry.producer_id:
@@ -170,7 +169,7 @@ def extend(changes: Changes, path: str, stream: Stream, lengths: bytes, data: by
 
 def _same_configuration(stream: Stream, options: CreateOptions) -> bool:
     return (
-        media_type(stream.content_type) == media_type(options.content_type)
+        same_media_type(stream.content_type, options.content_type)
         and stream.ttl_s == options.ttl_s
         and stream.expires_at_ms == options.expires_at_ms
         and stream.closed == options.closed

@@ -12,6 +12,7 @@ the two ways to the same answers.
 from __future__ import annotations
 
 import logging
+from asyncio import TimerHandle
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
@@ -23,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.http.endpoint import answer_error
-from broker.http.request import Request, decode_path, headers_of, request_id_of
+from broker.http.request import Headers, Request, decode_path, headers_of, request_id_of
 from broker.http.response import COMMON, Header, Response
 from broker.http.stream_api import PREFIX, is_reserved
 from broker.http.streams import answer, entry_of, require_method
@@ -54,11 +55,12 @@ _COMMON: Final = _lines(COMMON)
 class Append:
     """A plain append in hand: to uvicorn's protocol what its own cycles are, and no more of that than it looks at."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+    __slots__ = ("body", "disconnected", "headers", "keep_alive", "message_event", "more_body", "response_complete")
 
-    def __init__(self, *, keep_alive: bool) -> None:
+    def __init__(self, headers: Headers, *, keep_alive: bool) -> None:
+        self.headers = headers
         self.keep_alive = keep_alive  # a server that shuts down takes it back
-        self.body = bytearray()
+        self.body = b""
         self.more_body = True
         self.disconnected = False
         self.response_complete = False
@@ -92,24 +94,18 @@ class FastAppends:
             self._dated, self._date = default_headers, _lines(default_headers)
         return self._date
 
-    def takes(self, method: bytes, target: bytes, headers: list[Header]) -> bool:
+    def takes(self, method: bytes, target: bytes, headers: Headers) -> bool:
         """Whether this request, of which the head has arrived, is a plain append."""
-        if method != b"POST" or not target.startswith(PREFIX) or b"?" in target:
+        if method != b"POST" or not target.startswith(PREFIX) or b"?" in target or not _UNUSUAL.isdisjoint(headers):
             return False
-        length = b""
-        for name, value in headers:
-            if name == b"content-length":
-                length = value
-            elif name in _UNUSUAL:
-                return False
+        length = headers.get(b"content-length", b"")
         return length.isdigit() and int(length) <= self._body_bytes_max
 
-    def begin(self, target: bytes, raw_headers: list[Header], body: bytes, tell: Tell) -> bool:
+    def begin(self, target: bytes, headers: Headers, body: bytes, tell: Tell) -> bool:
         """Propose what a whole request asks for; `tell` gets the answer, at once when it makes no sense.
 
         False: it has to go the usual way, and `tell` hears nothing.
         """
-        headers = headers_of(raw_headers)
         request_id = request_id_of(headers).decode()
         try:
             path = decode_path(target[len(PREFIX) :])
@@ -171,25 +167,76 @@ class AppendProtocol(HttpToolsProtocol):
     """uvicorn's, but for plain appends. Order on a connection is uvicorn's business, and stays it."""
 
     appends: ClassVar[FastAppends]
+    _idle_from_s: float | None = None  # by the loop's clock; None while a request is arriving or in hand
+    _idle_timer: TimerHandle | None = None
+
+    def on_message_begin(self) -> None:
+        """Get ready for a request; the scope, which an append does without, is made when it is needed."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._idle_from_s = None
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
-        if self._is_free() and self.appends.takes(self.parser.get_method(), self.url, self.headers):
-            self.cycle = cast("RequestResponseCycle", Append(keep_alive=self.parser.should_keep_alive()))
+        headers = headers_of(self.headers)
+        if self._is_free() and self.appends.takes(self.parser.get_method(), self.url, headers):
+            self.cycle = cast("RequestResponseCycle", Append(headers, keep_alive=self.parser.should_keep_alive()))
         else:
-            super().on_headers_complete()
+            self._go_the_usual_way()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        append = cast("RequestResponseCycle | Append", self.cycle)
+        if isinstance(append, Append):
+            append.body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Begin an append that is here as a whole."""
-        super().on_message_complete()
         append = cast("RequestResponseCycle | Append", self.cycle)
-        if not isinstance(append, Append) or append.response_complete:
-            return
-        if not self.appends.begin(self.url, self.headers, bytes(append.body), partial(self._answer, append)):
-            append.response_complete = True  # it never was one: head and body go to uvicorn as they came
-            super().on_headers_complete()
-            self.cycle.body += append.body
+        if not isinstance(append, Append):
             super().on_message_complete()
+        elif not append.response_complete:
+            append.more_body = False
+            if not self.appends.begin(self.url, append.headers, append.body, partial(self._answer, append)):
+                append.response_complete = True  # it never was one: head and body go to uvicorn as they came
+                self._go_the_usual_way()
+                self.cycle.body += append.body
+                super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, for as long as uvicorn would: with one timer, not with a new one each time."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_from_s = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is waited for any more."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().connection_lost(exc)
+
+    def _end_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_from_s is None:  # the answer will wind it up again
+            return
+        left_s = self._idle_from_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._idle_timer = self.loop.call_later(left_s, self._end_idle)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _go_the_usual_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)  # the scope has this list
+        super().on_headers_complete()
 
     def _is_free(self) -> bool:
         """Whether a request may be answered here: nothing is in hand, and the connection takes its answers."""

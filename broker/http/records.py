@@ -42,7 +42,9 @@ def split(body: bytes) -> tuple[bytes, bytes]:
     lengths = list(map(len, records))
     if lengths and max(lengths) > 2 * limits.JSON_DEPTH_MAX:  # what is shorter cannot be nested too deeply
         _require_shallow(records)
-    return pack_lengths(lengths), b",".join(records)
+    # An array as machines write it, without white space, is its records and what stands around and between them.
+    compact = len(body) == sum(lengths) + len(lengths) + 1 and body.startswith(b"[")
+    return pack_lengths(lengths), body[1:-1] if compact else b",".join(records)
 
 
 def _records(body: bytes) -> list[msgspec.Raw] | list[bytes]:
