@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from consumer.batch import Batch
+    from consumer.changes import Change
     from consumer.errors import (
         AccessDenied,
         BadAnswer,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from consumer.limits import Limits
     from consumer.offsets import FileOffsets, MemoryOffsets, OffsetStore, SqliteOffsets
     from consumer.reader import Reader, Snapshot
-    from consumer.view import Change, SessionView
+    from consumer.view import Sent, SessionView
 
 __all__ = [
     "AccessDenied",
@@ -49,6 +50,7 @@ __all__ = [
     "RateLimited",
     "Reader",
     "Refused",
+    "Sent",
     "SessionView",
     "Snapshot",
     "SqliteOffsets",
@@ -59,12 +61,13 @@ __all__ = [
 
 _HOMES = {
     "Batch": "batch",
-    "Change": "view",
+    "Change": "changes",
     "FileOffsets": "offsets",
     "Limits": "limits",
     "MemoryOffsets": "offsets",
     "OffsetStore": "offsets",
     "Reader": "reader",
+    "Sent": "view",
     "SessionView": "view",
     "Snapshot": "reader",
     "SqliteOffsets": "offsets",

@@ -64,6 +64,9 @@ class Limits(RequestLimits):
     polling_s: float = 300.0
     """How long a reader polls when events were held back, before it tries a live connection again: finding out costs
     `first_event_s_max` each time."""
+    stalled_s: float = 30.0
+    """How long nothing may come of a running answer until a view calls it stalled. As long as the lease that a broker
+    gives when no other is asked for: a producer that is quiet for longer lives by its heartbeats, or not at all."""
     follow_deadline_s: float | None = None
     """As `deadline_s`, while following. Without bound: who follows wants to go on when the broker is back, whenever
     that is."""

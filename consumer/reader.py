@@ -11,15 +11,16 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import anyio
 import msgspec
 
-from consumer.address import broker_url, messages_target, source_path, stream_url, with_query
+from consumer.address import messages_target, source_path, stream_url, with_query
 from consumer.answer import Response, check, is_true
 from consumer.batch import Batch, Events, Form, is_text, page
+from consumer.client import Client
 from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
 from consumer.limits import Limits
 from consumer.offsets import OffsetStore
 from consumer.plain import NotJSON, decode, texts_of
 from consumer.retry import persist
-from consumer.transport import EventConnection, HttpTransport, Pool, Request
+from consumer.transport import EventConnection, HttpTransport, Request
 from consumer.values import Values
 from consumer.wire import OFFSET_START, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
 
@@ -66,12 +67,9 @@ class Reader:
         params: Values | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._broker = broker_url(base_url)
-        self._limits = limits or Limits()
-        pool = Pool(
-            answer_bytes_max=self._limits.batch_bytes_max, connections_idle_max=self._limits.connections_idle_max
-        )
-        self._transport = HttpTransport(base_url, self._limits, pool, headers=headers, params=params)
+        self.client = Client(base_url, headers=headers, params=params, limits=limits)
+        """What it asks the broker with; views and lists share it."""
+        self._limits, self._transport = self.client.limits, self.client.transport
         self._route = _Route()
         self._followers: set[_Follower] = set()
 
@@ -85,7 +83,7 @@ class Reader:
 
     async def aclose(self) -> None:
         """Close all connections; reads under way fail."""
-        await self._transport.aclose()
+        await self.client.aclose()
 
     async def reconnect(self) -> None:
         """Give up every connection, and wait for nothing: whoever follows asks again at once, at the same offset.
@@ -100,7 +98,7 @@ class Reader:
 
     def name_of(self, stream: str) -> str:
         """The name of a stream in an OffsetStore: the path of its URL, as the broker has it."""
-        return source_path(self._broker, stream)
+        return source_path(self.client.broker, stream)
 
     async def follow(
         self,
@@ -168,7 +166,7 @@ class Reader:
 
     async def texts(self, stream: str, offset: str = OFFSET_START) -> AsyncGenerator[Texts, None]:
         """The records of a JSON stream as they were spelled, in pages, from `offset` to the present end."""
-        url = str(stream_url(self._broker, stream))
+        url = str(stream_url(self.client.broker, stream))
         up_to_date = False
         while not up_to_date:
             request = Request("GET", with_query(url, {"offset": offset}))
@@ -208,7 +206,7 @@ class Reader:
             raise
 
     def _follower(self, stream: str, offset: str, live: Live) -> _Follower:
-        url = str(stream_url(self._broker, stream))
+        url = str(stream_url(self.client.broker, stream))
         return _Follower(self._transport, self._limits, self._route, url=url, offset=offset, live=live)
 
 

@@ -32,6 +32,8 @@ class Fault:
     """No answer at all."""
     mute: bool = False
     """No answer at all, and no end of it either."""
+    late: bool = False
+    """Of a message that is posted: only when it has been stored."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Asked:
     path: str
     query: dict[str, str]
     headers: dict[str, str]
+    method: str = "GET"
 
 
 class Model:
@@ -57,6 +60,8 @@ class Model:
         self.messages_offset = "-1"
         self.faults: deque[Fault | None] = deque()  # for the next requests, one each
         self.live_faults: deque[Fault | None] = deque()  # the same, for live ones
+        self.post_faults: deque[Fault | None] = deque()  # the same, for messages that are posted
+        self.posting: asyncio.Event | None = None  # messages that are posted wait for it
         self.asked: list[Asked] = []
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,12 +109,18 @@ class Model:
         """One request, one answer, one connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         line, *header_lines = head.strip().split("\r\n")
-        target = urlsplit(line.split(" ")[1])
+        method, locator = line.split(" ")[:2]
+        target = urlsplit(locator)
         query = {name: values[0] for name, values in parse_qs(target.query).items()}
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in header_lines)}
-        self.asked.append(Asked(target.path, query, headers))
-        faults = self.live_faults if "live" in query else self.faults
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        self.asked.append(Asked(target.path, query, headers, method))
+        faults = self.post_faults if method == "POST" else self.live_faults if "live" in query else self.faults
         fault = (faults.popleft() if faults else None) or Fault()
+        if method == "POST" and self.posting is not None:
+            await self.posting.wait()
+        if fault.late:
+            await self._store(json.loads(body), query.get("txid"))
         if fault.hang_up:
             writer.transport.abort()
             return
@@ -119,6 +130,8 @@ class Model:
         if fault.status:
             await answer.start(fault.status, fault.headers)
             await answer.write(fault.body)
+        elif method == "POST":
+            await self._send_receipt(answer, json.loads(body), query.get("txid"))
         elif target.path.endswith("/messages"):
             await self._send_messages(answer)
         elif query.get("live") == "sse":
@@ -126,6 +139,23 @@ class Model:
         else:
             await self._send_page(answer, query["offset"], wait="live" in query)
         await answer.end()
+
+    async def _store(self, message: dict[str, Any], txid: str | None) -> int:
+        """Append a message, or find it; where it stands, 0 for another one of the same id."""
+        for position, record in enumerate(self.records, 1):
+            if record["type"] == "message" and record["key"] == message["id"]:
+                return position if record["value"] == message else 0
+        headers = {"operation": "insert", "timestamp": "2026-01-01T00:00:00.000Z", "txid": txid}
+        await self.append({"type": "message", "key": message["id"], "value": message, "headers": headers})
+        return len(self.records)
+
+    async def _send_receipt(self, answer: "_Answer", message: dict[str, Any], txid: str | None) -> None:
+        position = await self._store(message, txid)
+        told: dict[str, Any] = {"status": 409, "code": "MESSAGE_EXISTS", "title": "that id is taken"}
+        if position:
+            told = {"messageId": message["id"], "offset": f"{position:04}"}
+        await answer.start(int(told.get("status", 201)), {"content-type": "application/json"})
+        await answer.write(json.dumps(told).encode())
 
     async def _send_messages(self, answer: "_Answer") -> None:
         await answer.start(200, {"content-type": "application/json"})

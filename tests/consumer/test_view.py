@@ -3,9 +3,10 @@
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import pytest
 
-from consumer import BadAnswer, Limits, NotFound, SessionView
+from consumer import BadAnswer, Gone, Limits, NotFound, SessionView
 from consumer.session import SessionFold
 from tests.consumer.model import Fault, Model
 from tests.consumer.records import answer, chunk, ended, opened, whole
@@ -128,6 +129,118 @@ async def test_it_goes_on_where_events_are_held_back() -> None:
 
     assert "long-poll" in {asked.query.get("live") for asked in model.asked}
     assert {(asked.headers["authorization"], asked.query["tenant"]) for asked in model.asked} == {("t", "1")}
+
+
+# -- answers that go quiet -----------------------------------------------------------------------------------------
+
+
+def statuses(view: SessionView) -> list[str]:
+    return [item["status"] for item in view.messages]
+
+
+async def test_a_running_answer_that_goes_quiet_is_stalled_until_its_next_chunk() -> None:
+    async with Model(page_records=50) as model:
+        model.escapes = True
+        await at(model, *RUNNING)
+        limits = Limits(stalled_s=0.2)
+        async with SessionView(model.url, "s", limits=limits) as view, aclosing(view.follow()) as changes:
+            seen = [(view.status, statuses(view))]
+            await anext(changes)
+            change = await anext(changes)
+            assert [item["status"] for item in change.messages] == ["stalled"]
+            seen.append((view.status, statuses(view)))
+            await model.append(REST[0])
+            await anext(changes)
+            seen.append((view.status, statuses(view)))
+            await anext(changes)
+            seen.append((view.status, statuses(view)))
+            await model.append(REST[1])
+            await anext(changes)
+            seen.append((view.status, statuses(view)))
+
+    running, stalled, over = ("streaming", ["streaming"]), ("stalled", ["stalled"]), ("idle", ["complete"])
+    assert seen == [running, stalled, running, stalled, over]
+
+
+async def test_a_new_run_is_told_as_it_is_after_one_that_stalled() -> None:
+    async with Model(page_records=50) as model:
+        model.escapes = True
+        await at(model, *RUNNING)
+        limits = Limits(stalled_s=0.2)
+        async with SessionView(model.url, "s", limits=limits) as view, aclosing(view.follow()) as changes:
+            while view.status != "stalled":
+                await anext(changes)
+            await model.append(ended("g2", "a2", "aborted", reason="superseded"), opened("g3", "a3"))
+            await anext(changes)
+            assert (view.status, statuses(view)) == ("pending", ["aborted", "pending"])
+
+
+async def test_a_session_at_rest_never_stalls() -> None:
+    async with Model() as model:
+        await at(model, *HISTORY)
+        limits = Limits(stalled_s=0.05)
+        async with SessionView(model.url, "s", limits=limits) as view, aclosing(view.follow()) as changes:
+            await anext(changes)
+            with anyio.move_on_after(0.3) as waiting:
+                await anext(changes)
+
+    assert waiting.cancelled_caught
+
+
+# -- how following goes --------------------------------------------------------------------------------------------
+
+
+async def test_who_is_slow_gets_several_changes_as_one() -> None:
+    async with Model(page_records=1) as model:
+        model.escapes = True
+        await at(model, *HISTORY)
+        async with SessionView(model.url, "s") as view, aclosing(view.follow()) as changes:
+            await anext(changes)
+            await model.append(*RUNNING, *REST)
+            await model.close()
+            while view.message("a2") != items_of([*RUNNING, *REST])[0]:  # noqa: ASYNC110  nobody tells who does not ask
+                await anyio.sleep(0.01)
+            change = await anext(changes)
+
+    assert [(item["id"], item["status"]) for item in change.messages] == [("a2", "complete")]
+
+
+async def test_a_view_can_be_followed_again_where_it_stands() -> None:
+    async with Model() as model:
+        model.escapes = True
+        await at(model, *HISTORY)
+        async with SessionView(model.url, "s") as view:
+            async with aclosing(view.follow()) as changes:
+                await anext(changes)
+                with pytest.raises(RuntimeError, match="once at a time"):
+                    await anext(view.follow())
+            await model.append(*RUNNING, *REST)
+            await model.close()
+            again = [change async for change in view.follow()]
+            assert view.messages == items_of([*HISTORY, *RUNNING, *REST])
+
+    assert again[-1].closed
+
+
+async def test_what_ends_the_following_is_raised_after_all_changes_were_told() -> None:
+    async with Model() as model:
+        await at(model, *HISTORY)
+        model.live_faults.append(Fault(status=410))
+        async with SessionView(model.url, "s") as view, aclosing(view.follow()) as changes:
+            await anext(changes)
+            with pytest.raises(Gone):
+                await anext(changes)
+
+
+async def test_an_error_inside_a_view_comes_out_as_it_is() -> None:
+    async def fail(url: str) -> None:
+        async with SessionView(url, "s") as view, aclosing(view.follow()) as changes:
+            await anext(changes)
+            raise KeyError("mine")
+
+    async with Model() as model:
+        with pytest.raises(KeyError, match="mine"):
+            await fail(model.url)
 
 
 async def test_a_session_that_is_not_there_cannot_be_entered() -> None:

@@ -230,20 +230,21 @@ async def follow_until_complete(view: SessionView, message_id: str) -> None:
 # -- what is left behind -------------------------------------------------------------------------------------------
 
 
-async def test_readers_that_are_cancelled_leave_no_task_and_no_socket(broker: Broker) -> None:
+async def test_readers_and_views_that_are_cancelled_leave_no_task_and_no_socket(broker: Broker) -> None:
     chance = random.Random(5)
     relay = Relay(broker.port)
     async with relay.serving() as url, Producer(broker.url) as producer:
         unreachable = f"http://127.0.0.1:{free_port()}"
         await producer.create_session("s1")
         await producer.streams.append("s", "a record")
-        await follow_for(broker.url, "s", 0.5)  # whatever is made once is made now
+        await follow_for(broker.url, "s", 0.3)  # whatever is made once is made now
         tasks_before, files_before = len(asyncio.all_tasks()), open_files()
-        for _ in range(40):
+        for number in range(30):
             where = chance.choice([url, url, broker.url, unreachable])
             if chance.random() < 0.2:
                 relay.freeze()
             await follow_for(where, chance.choice(["s", "sessions/s1", "missing"]), chance.random() ** 2 * 0.1)
+            await view_for(where, {"id": f"m{number}", "role": "user"}, chance.random() ** 2 * 0.1)
 
     assert len(asyncio.all_tasks()) <= tasks_before
     await until(lambda: open_files() <= files_before)
@@ -257,6 +258,16 @@ async def follow_for(url: str, stream: str, stay_s: float) -> None:
                 async for _ in batches:
                     if stay_s < 0.01:
                         await reader.reconnect()
+
+
+async def view_for(url: str, message: dict[str, str], stay_s: float) -> None:
+    """Watch a session and say something there, until the time is over."""
+    with anyio.move_on_after(stay_s):
+        async with SessionView(url, "s1") as view, aclosing(view.follow()) as changes:
+            await anext(changes)
+            await view.send(message)
+            async for _ in changes:
+                pass
 
 
 # -- the rest ------------------------------------------------------------------------------------------------------
