@@ -1,4 +1,4 @@
-"""`streamfold`, in a process whose every fsync fails from SIGUSR1 on.
+"""`streamfold`, in a process whose every fsync fails from SIGRTMIN on.
 
 The kernel itself answers EIO, by a seccomp filter on all threads: SQLite and all around it are what they are in
 production, and only the disk is bad. Linux only; neither root nor a compiler is needed.
@@ -61,5 +61,5 @@ def fail_every_fsync() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: fail_every_fsync())
+    signal.signal(signal.SIGRTMIN, lambda _number, _frame: fail_every_fsync())
     main(sys.argv[1:])

@@ -29,7 +29,7 @@ class BrokerOnBadDisk(Broker):
     """A broker whose every fsync fails from `spoil` on."""
 
     def spoil(self) -> None:
-        os.kill(self.pid, signal.SIGUSR1)
+        os.kill(self.pid, signal.SIGRTMIN)
 
     def _command(self) -> list[str]:
         _, *arguments = super()._command()
