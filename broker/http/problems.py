@@ -76,7 +76,6 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.SUBSCRIPTION_ALREADY_EXISTS: Standing(409, "A subscription with another configuration exists"),
     Code.ALREADY_CLAIMED: Standing(409, "Another worker holds the lease"),
     Code.NO_PENDING_WORK: Standing(409, "There is nothing to do"),
-    Code.FORMAT_MISMATCH: Standing(409, "The answer is written in another format"),
     Code.FENCED: Standing(403, "A newer writer has taken over"),
     Code.TOO_MANY_FORKS: Standing(429, "The source has too many forks", retryable=True),
     Code.TOO_MANY_PRODUCERS: Standing(429, "The stream has too many producers", retryable=True),

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 
@@ -30,64 +31,15 @@ from broker.http.reads import SSE_HEADERS, LiveReaders, position_of
 from broker.http.request import Request, parameters_of
 from broker.http.response import CutOff, Header, LiveResponse, Response
 from broker.http.session_routes import Target, require_id
+from broker.http.ui_events import DONE, FORMAT, Answer, Conversion, GenerationRecord, frame_of, gone_frame, opening_in
 from broker.partition import Partition
 from broker.settings import Settings
-from consumer.plain import JSONObject, decode, encode
-from consumer.wire import ENDED, Code, RecordType, Status
-
-FORMAT: Final = "ai-sdk-ui-message-stream"
-"""The only format that is served: chunks of another one mean nothing to `useChat`."""
+from consumer.fold import FORMATS
+from consumer.wire import Code
 
 _HEADERS: Final[list[Header]] = [*SSE_HEADERS, (b"x-vercel-ai-ui-message-stream", b"v1")]
-_DONE: Final = b"data: [DONE]\n\n"
-_GENERATION: Final = b'{"type":"generation",'
 _LOOK_BACK_RECORDS: Final = 64
 """How far the first step goes back beyond an answer's own records; each further step goes four times as far."""
-
-
-class _ChunkValue(msgspec.Struct, rename="camel", gc=False):
-    message_id: str
-    chunk: msgspec.Raw
-
-
-class _ChunkRecord(msgspec.Struct, tag_field="type", tag=RecordType.CHUNK.value, gc=False):
-    """The one record that there are many of, its chunk as its writer spelled it."""
-
-    value: _ChunkValue
-
-
-class _GenerationValue(msgspec.Struct, rename="camel", gc=False):
-    message_id: str
-    lane: str
-    format: str
-    status: str
-    continues: str | None = None
-    reason: str | None = None
-    error: Any = None
-
-
-class _Headers(msgspec.Struct, gc=False):
-    operation: str
-
-
-class _Generation(msgspec.Struct, tag_field="type", tag=RecordType.GENERATION.value, gc=False):
-    key: str
-    value: _GenerationValue
-    headers: _Headers
-
-
-_chunk_record: Final = msgspec.json.Decoder(_ChunkRecord).decode
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What one reader is told: the message that generation `generation_id` writes, from position `start` on."""
-
-    path: str
-    incarnation: int
-    start: int
-    generation_id: str
-    message_id: str
-    format: str
 
 
 class UIStreams:
@@ -101,6 +53,9 @@ class UIStreams:
         self._live = live
         self._life_s = life_s
         self._frames = sse.FrameCache(limits.UI_STREAM_CACHE_BYTES)
+        self._conversions: dict[
+            tuple[int, str], Conversion
+        ] = {}  # by (incarnation, generation id), while they are read
 
     async def get(self, request: Request, target: Target) -> Response | LiveResponse:
         """The answer that runs in `lane`; 204 when none does.
@@ -112,7 +67,7 @@ class UIStreams:
         session = await self._partition.session(target.path)
         stream = await self._partition.stream(target.path)  # after the session, so that its tail lies behind all of it
         if session is None or stream is None or stream.deleted:
-            return _problem(Code.SESSION_NOT_FOUND, request, target)
+            return _not_found(request, target)
         self._live.require_room()
         if offset is not None:
             answer = await self._next_answer(target.path, stream, position_of(offset, stream), lane)
@@ -121,9 +76,8 @@ class UIStreams:
             answer = None if running is None else await self._running_answer(target.path, stream, running)
         if answer is None:
             return Response(204, [caching.NO_STORE])
-        if answer.format != FORMAT:
-            detail = f"the answer is written in {answer.format}"
-            return _problem(Code.FORMAT_MISMATCH, request, target, detail, generation_id=answer.generation_id)
+        if answer.format not in FORMATS:  # a newer broker has opened it
+            raise BadRequest(Code.UNKNOWN_FORMAT, f"the answer is written in {answer.format}")
         return LiveResponse(list(_HEADERS), self._events(answer))
 
     # -- where an answer begins --------------------------------------------------------------------------------------
@@ -134,7 +88,7 @@ class UIStreams:
         with self._live.counted("ui-stream"):
             while True:
                 async for at, record in self._records(path, stream, position, stream.tail):
-                    opened = _opening_in(record)
+                    opened = opening_in(record)
                     if opened is not None and opened.value.lane == lane:
                         return await self._from_its_start(path, stream, at, opened)
                 position, left_s = stream.tail, ends_at - _clock()
@@ -149,7 +103,7 @@ class UIStreams:
         at, opened = await self._opening_of(path, stream, running.generation_id, before_position)
         return await self._from_its_start(path, stream, at, opened)
 
-    async def _from_its_start(self, path: str, stream: Stream, at: int, opening: _Generation) -> Answer:
+    async def _from_its_start(self, path: str, stream: Stream, at: int, opening: GenerationRecord) -> Answer:
         """The answer of the generation opened at `at`: it begins where the first one began that this one continues."""
         told, first = opening.value, opening.value
         while first.continues:
@@ -157,7 +111,9 @@ class UIStreams:
             first = earlier.value
         return Answer(path, stream.incarnation, at, opening.key, told.message_id, told.format)
 
-    async def _opening_of(self, path: str, stream: Stream, generation_id: str, end: int) -> tuple[int, _Generation]:
+    async def _opening_of(
+        self, path: str, stream: Stream, generation_id: str, end: int
+    ) -> tuple[int, GenerationRecord]:
         """The record that opened a generation, and its position, which lies below `end`.
 
         Looked for backwards in steps that grow: what it costs depends on the answer, not on the session before it.
@@ -166,7 +122,7 @@ class UIStreams:
         while end > 0:
             start = max(0, end - step)
             async for at, record in self._records(path, stream, start, end):
-                opened = _opening_in(record)
+                opened = opening_in(record)
                 if opened is not None and opened.key == generation_id:
                     return at, opened
             end, step = start, step * 4
@@ -202,19 +158,22 @@ class UIStreams:
         # Not all at once: readers that came together after a restart would else come back together for ever.
         ends_at = _clock() + self._life_s * random.uniform(0.9, 1.1)  # noqa: S311 -- it spreads load, it guards nothing
         position, begun, told_at = answer.start, False, _clock()
-        with self._live.counted("ui-stream"):
+        with self._live.counted("ui-stream"), self._conversion(answer) as conversion:
             while True:
                 stream = await self._partition.stream(answer.path)
                 if stream is None or stream.deleted or stream.incarnation != answer.incarnation:
                     yield gone_frame(answer, begun=begun)
                     return
-                frame, position = await self._frame(answer, stream, position, begun=begun)
+                try:
+                    frame, position = await self._frame(answer, conversion, stream, position, begun=begun)
+                except Unavailable:
+                    raise CutOff from None
                 begun = begun or bool(frame)
                 now = _clock()
                 if frame or now - told_at >= self._settings.sse_keepalive_s:
                     told_at = now
                     yield frame or sse.KEEP_ALIVE
-                if frame.endswith(_DONE):
+                if frame.endswith(DONE):
                     return
                 if self._partition.draining or now >= ends_at:
                     raise CutOff
@@ -222,18 +181,19 @@ class UIStreams:
                     until = min(ends_at, told_at + self._settings.sse_keepalive_s)
                     await self._partition.wait(answer.path, answer.incarnation, position, max(0.0, until - now))
 
-    async def _frame(self, answer: Answer, stream: Stream, position: int, *, begun: bool) -> tuple[bytes, int]:
-        """What the next records tell of the answer, maybe nothing, and the position behind them.
+    async def _frame(
+        self, answer: Answer, conversion: Conversion | None, stream: Stream, position: int, *, begun: bool
+    ) -> tuple[bytes, int]:
+        """What the next records tell of the answer, maybe nothing, and the position behind them. Raises Unavailable.
 
         All readers of an answer begin at the same record, so `begun` is the same for all that stand at `position`, and
         what is encoded for one of them serves every other.
         """
+        if conversion is not None:
+            return await self._converted(answer, conversion, stream, position)
         if position >= stream.tail:
             return b"", position
-        try:
-            page = await self._page(answer.path, stream, position)
-        except Unavailable:
-            raise CutOff from None
+        page = await self._page(answer.path, stream, position)
         key = (answer.incarnation, page.start, page.end, answer.generation_id)
         frame = self._frames.get(key)
         if frame is None:
@@ -242,95 +202,32 @@ class UIStreams:
                 self._frames.put(key, frame)
         return frame, page.end
 
+    async def _converted(
+        self, answer: Answer, conversion: Conversion, stream: Stream, position: int
+    ) -> tuple[bytes, int]:
+        async with conversion.lock:
+            if position not in conversion.frames and position < stream.tail:
+                page = await self._page(answer.path, stream, position)
+                conversion.take(page.start, page.end, records(page))
+            return conversion.frames_from(position, limits.UI_STREAM_READ_BYTES)
 
-def frame_of(answer: Answer, found: Sequence[bytes], *, begun: bool) -> bytes:
-    """The events that these records are to a reader who has been told something before, or nothing yet."""
-    events: list[bytes] = []
-    for record in found:
-        chunk = _chunk_in(record, answer.message_id)
-        if chunk is not None:
-            start = _start_chunk(chunk, answer.message_id)
-            if start is None and not begun:
-                events.append(_start(answer))
-            events.append(sse.message_frame(chunk if start is None else start))
-            begun = True
-        elif (ended := _end_in(record, answer.generation_id)) is not None:
-            return b"".join([*events, b"" if begun else _start(answer), _ending(ended), _DONE])
-    return b"".join(events)
-
-
-def gone_frame(answer: Answer, *, begun: bool) -> bytes:
-    """The last events of an answer that went with its session."""
-    return (b"" if begun else _start(answer)) + _event({"type": "abort", "reason": "the session is gone"}) + _DONE
-
-
-def _start(answer: Answer) -> bytes:
-    return _event({"type": "start", "messageId": answer.message_id})
-
-
-def _start_chunk(chunk: bytes, message_id: str) -> bytes | None:
-    """A writer's own `start`, under the session's message id; None for any other chunk.
-
-    Under an id of the writer's, a page that also reads `GET …/messages` would show one answer twice.
-    """
-    if b'"start"' not in chunk:
-        return None
-    start = decode(chunk)
-    if not isinstance(start, dict) or start.get("type") != "start":
-        return None
-    return encode({**start, "messageId": message_id})
-
-
-def _ending(ended: _GenerationValue) -> bytes:
-    """What the client is told of the end of a generation, besides that it is over."""
-    reason = ended.reason
-    if ended.status == Status.COMPLETE:
-        return b""
-    if ended.status == Status.ABORTED:
-        return _event({"type": "abort", "reason": reason} if reason else {"type": "abort"})
-    match ended.error:
-        case {"message": str(text)} | str(text):
-            return _event({"type": "error", "errorText": text})
-    return _event({"type": "error", "errorText": f"the answer failed: {reason}" if reason else "the answer failed"})
-
-
-def _event(chunk: JSONObject) -> bytes:
-    return sse.message_frame(encode(chunk))
-
-
-# -- records -----------------------------------------------------------------------------------------------------
-
-
-def _chunk_in(record: bytes, message_id: str) -> bytes | None:
-    """The chunk that the record adds to a message; None when it adds none to this one."""
-    try:
-        value = _chunk_record(record).value
-    except msgspec.ValidationError:
-        return None
-    except (msgspec.DecodeError, UnicodeError):  # half a surrogate pair in it, which `decode` knows to keep
-        match decode(record):
-            case {"type": RecordType.CHUNK, "value": {"messageId": str(told), "chunk": chunk}} if told == message_id:
-                return encode(chunk)
-        return None
-    return bytes(value.chunk) if value.message_id == message_id else None
-
-
-def _generation_in(record: bytes) -> _Generation | None:
-    """A record of a generation, decoded; None for any other."""
-    return msgspec.convert(decode(record), _Generation) if record.startswith(_GENERATION) else None
-
-
-def _opening_in(record: bytes) -> _Generation | None:
-    """The record that opened a generation, decoded; None for any other."""
-    told = _generation_in(record)
-    return told if told is not None and told.headers.operation == "insert" else None
-
-
-def _end_in(record: bytes, generation_id: str) -> _GenerationValue | None:
-    """How the generation ended, if this record says so."""
-    told = _generation_in(record)
-    ended = told is not None and told.key == generation_id and told.value.status in ENDED
-    return told.value if told is not None and ended else None
+    @contextmanager
+    def _conversion(self, answer: Answer) -> Iterator[Conversion | None]:
+        """The conversion of the answer, for as long as this lasts; None where there is nothing to convert."""
+        if answer.format == FORMAT:
+            yield None
+            return
+        key = (answer.incarnation, answer.generation_id)
+        conversion = self._conversions.get(key)
+        if conversion is None:
+            conversion = self._conversions[key] = Conversion(answer)
+        conversion.readers += 1
+        try:
+            yield conversion
+        finally:
+            conversion.readers -= 1
+            if not conversion.readers:
+                del self._conversions[key]
 
 
 # -- requests ----------------------------------------------------------------------------------------------------
@@ -346,12 +243,9 @@ def _parameters(request: Request) -> tuple[str, str | None]:
     return lane, parameters.get("offset")
 
 
-def _problem(
-    code: Code, request: Request, target: Target, detail: str = "", *, generation_id: str | None = None
-) -> Response:
-    told = problem(code, detail, request_id=request.request_id)
-    told = msgspec.structs.replace(told, session_id=target.session_id, generation_id=generation_id)
-    return answer_with(told)
+def _not_found(request: Request, target: Target) -> Response:
+    told = problem(Code.SESSION_NOT_FOUND, request_id=request.request_id)
+    return answer_with(msgspec.structs.replace(told, session_id=target.session_id))
 
 
 def _clock() -> float:

@@ -25,6 +25,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, async_p
 
 from consumer import Reader
 from consumer.wire import ENDED
+from producer import Producer
 from tests.eventually import eventually
 from tests.live import Broker
 
@@ -244,6 +245,20 @@ async def test_stop_in_one_tab_ends_the_answer_in_all_within_a_second(chat: Chat
     await tabs[1].picture("stopped-dark-and-narrow")
     await tabs[0].page.reload()
     await expect(tabs[0].texts).to_have_text([kept])
+
+
+async def test_answer_of_another_kind_is_shown_as_it_comes_and_then_its_failure(chat: Chat) -> None:
+    """A writer of plain texts, which no page has asked."""
+    tab = await chat.tab()
+    async with Producer(chat.broker.url) as producer, producer.generation("s", "g", format="text") as generation:
+        await generation.write("The one, ")
+        await tab.until("The one, ")
+        await generation.write("or")
+        await tab.until("The one, or")
+        await generation.finish("failed", error={"message": "no quota left"})
+    await expect(tab.page.locator(".ending")).to_have_text(["Failed: no quota left"])
+    await expect(tab.texts).to_have_text(["The one, or"])
+    await tab.picture("failed")
 
 
 async def test_page_that_is_closed_does_not_stop_the_writer(chat: Chat) -> None:

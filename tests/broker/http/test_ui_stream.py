@@ -199,6 +199,16 @@ async def test_deleted_session_ends_its_answer(client: Client) -> None:
     assert await told(reader) == ([{"type": "abort", "reason": "the session is gone"}], DONE)
 
 
+async def test_session_that_is_reset_ends_its_answer(client: Client) -> None:
+    await write(client, 0, CHUNKS)
+    reader = ask(client)
+    await begun(reader)
+    await reader.chunk()
+    assert (await client.post(f"{SESSION}/reset", b"{}")).status == 200
+    assert await told(reader) == ([{"type": "abort", "reason": "the session is gone"}], DONE)
+    assert (await client.get(f"{SESSION}/ui-stream")).status == 204
+
+
 async def test_drain_cuts_the_body_so_that_nobody_takes_the_answer_for_whole(client: Client) -> None:
     await write(client, 0, CHUNKS)
     reader = ask(client)
@@ -289,6 +299,28 @@ async def test_session_that_is_deleted_while_an_answer_is_waited_for_is_gone(cli
     assert (await reader.answer()).code == "OFFSET_GONE"
 
 
+async def test_answer_that_continues_another_is_told_from_where_that_one_began(client: Client) -> None:
+    await write(client, 0, CHUNKS)
+    await finish(client, 1, status="failed", reason="asleep")
+    await write(client, 0, MORE * 200, "aside", "lane=side")
+    await write(client, 0, MORE, "h", "continues=g")
+    reader = ask(client)
+    await begun(reader)
+    assert chunks_in(await reader.chunk()) == [*TOLD, *MORE]
+    await write(client, 1, MORE, "h")
+    assert chunks_in(await reader.chunk()) == MORE
+    await finish(client, 2, "h")
+    assert await told(reader) == ([], DONE)
+
+
+async def test_answer_that_was_opened_ahead_is_told_when_it_begins(client: Client) -> None:
+    await client.send("PUT", f"{SESSION}/generations/g", b'{"messageId":"m"}', {"content-type": "application/json"})
+    reader = ask(client)
+    await begun(reader)
+    await write(client, 0, CHUNKS, query="")
+    assert chunks_in(await reader.chunk()) == TOLD
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 
@@ -311,11 +343,50 @@ async def test_unknown_session_is_named(client: Client) -> None:
     assert (answer.status, answer.code, answer.json["sessionId"]) == (404, "SESSION_NOT_FOUND", "none")
 
 
-async def test_answer_in_another_format_is_a_conflict_that_names_it(client: Client) -> None:
-    await write(client, 0, ["one"], query="format=text")
-    answer = await client.get(f"{SESSION}/ui-stream")
-    assert (answer.status, answer.code, answer.json["generationId"]) == (409, "FORMAT_MISMATCH", "g")
-    assert "text" in answer.json["detail"]
+# -- other formats -----------------------------------------------------------------------------------------------
+
+
+async def test_answer_in_another_format_is_told_as_what_it_has_grown_by(client: Client) -> None:
+    await write(client, 0, ["Hel", "lo"], query="messageId=m&format=text")
+    early = ask(client)
+    await begun(early)
+    assert chunks_in(await early.chunk()) == [
+        {"type": "start", "messageId": "m"},
+        {"type": "text-start", "id": "part-0"},
+        {"type": "text-delta", "id": "part-0", "delta": "Hello"},
+    ]
+    await write(client, 1, [" you"])
+    assert chunks_in(await early.chunk()) == [{"type": "text-delta", "id": "part-0", "delta": " you"}]
+    late = ask(client)
+    await begun(late)
+    assert [chunk.get("delta") for chunk in chunks_in(await late.chunk())] == [None, None, "Hello", " you"]
+    await client.post(f"{SESSION}/generations/g/stop", b"{}")
+    end = [{"type": "text-end", "id": "part-0"}, {"type": "abort", "reason": "stopped"}]
+    assert await told(early) == (end, DONE)
+    assert await told(late) == (end, DONE)
+
+
+async def test_conversion_lasts_for_as_long_as_somebody_reads_it(client: Client) -> None:
+    await write(client, 0, ["Hello"], query="messageId=m&format=text")
+    for _ in range(2):
+        reader = ask(client)
+        await begun(reader)
+        assert [chunk.get("delta") for chunk in chunks_in(await reader.chunk())] == [None, None, "Hello"]
+        reader.leave()
+        await reader.task
+
+
+async def test_answer_in_another_format_that_never_began_has_a_start_and_its_end(client: Client) -> None:
+    query = "messageId=m&format=text"
+    target = f"{SESSION}/generations/g/finish?{query}"
+    asked = (await client.get(SESSION)).json["offset"]
+    await client.post(target, b'{"status":"aborted"}', producer_seq="0")
+    reader = ask(client, f"?offset={asked}")
+    await begun(reader)
+    assert await told(reader) == ([{"type": "start", "messageId": "m"}, {"type": "abort"}], DONE)
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------
 
 
 async def test_readers_are_bounded_together_with_all_live_ones_and_counted() -> None:

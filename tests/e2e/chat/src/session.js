@@ -12,7 +12,7 @@ export class Session {
 
   /** The messages as the log has them, where in the log that is, and whether an answer is being written. */
   async load(signal) {
-    const { messages, offset } = await json(await fetch(`${this.url}/messages`, { signal }));
+    const { messages, offset } = await json(await fetch(`${this.url}/messages?as=ui`, { signal }));
     const running = messages.some(({ lane, status }) => lane === "main" && isOpen(status));
     return { messages: messages.map(uiMessage), offset, running };
   }
@@ -37,12 +37,7 @@ export class Session {
 
   /** Stop the answer for everybody, not only for this page. */
   async stop() {
-    const { generations } = await json(await fetch(this.url));
-    await Promise.all(
-      generations.map(({ generationId }) =>
-        fetch(`${this.url}/generations/${generationId}/stop`, { method: "POST" }),
-      ),
-    );
+    await json(await fetch(`${this.url}/stop`, { method: "POST" }));
   }
 }
 
