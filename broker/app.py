@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from broker.data_dir import DataDir
 from broker.http import admin, session_api, status, stream_api, subscription_api
+from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
@@ -62,10 +63,11 @@ class App:
         self.live = live = LiveReaders(settings.live_readers_max)
         traffic = Traffic(live)
         bodies = Bodies(settings.body_bytes_max)
-        self.uploads = uploads = Uploads(self.partition, traffic)
+        async_acks = AsyncAcks(self.partition, is_allowed=settings.async_acks)
+        self.uploads = uploads = Uploads(self.partition, traffic, async_acks)
         metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies, uploads)
         streams = StreamApi(self.partition, settings, bodies, live)
-        sessions = SessionApi(self.partition, settings, bodies, self.materializer, live)
+        sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         self._apis = (
             Endpoint(subscription_api.PREFIX, subscriptions.respond, traffic, form=error_form),  # before all streams

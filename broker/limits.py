@@ -43,6 +43,10 @@ UPLOAD_SILENCE_S: Final = 600.0
 """How long an upload may be silent, lines and frames that only say "still here" included: the longest lease."""
 UPLOAD_WATCH_S: Final = 60.0
 """How often an idle upload looks after its generation when nothing wakes it."""
+FINISH_S: Final = 30.0
+"""How long a finish waits for batches that were answered with 202 before it."""
+LOSSES_MAX: Final = 10_000
+"""Generations of which it is remembered that a batch answered with 202 is lost. One that is forgotten has its gap."""
 UPLOAD_STALL_S: Final = 30.0
 """How long a client may take nothing once its upload is over. Before, it may be one that writes all before it reads."""
 

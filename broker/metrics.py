@@ -113,6 +113,9 @@ class Metrics(Collector):
             opened.add_metric([mode], now[mode])
         yield begun
         yield opened
+        acks = uploads.async_acks
+        yield _counter("async_batches", "Batches answered before they were durable.", acks.accepted)
+        yield _counter("async_batches_lost", "Of these, batches that did not become durable.", acks.lost)
         yield _counter("upload_batches", "Batches of uploads that are durable, copies included.", uploads.batches)
         yield _counter("upload_refusals", "Uploads that a refused batch ended.", uploads.refusals)
         yield _gauge("upload_batches_in_flight", "Batches of uploads not yet durable.", uploads.in_flight)

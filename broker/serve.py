@@ -86,6 +86,12 @@ _DEFAULTS: Final = Settings()
     help="Answer plain appends without an ASGI task.",
 )
 @click.option(
+    "--async-acks",
+    is_flag=True,
+    envvar="STREAMFOLD_ASYNC_ACKS",
+    help="Answer chunks with 202 before they are durable, where a producer prefers that; its finish still tells.",
+)
+@click.option(
     "--drain-s",
     type=click.FloatRange(min=0, min_open=True),
     default=_DEFAULTS.drain_s,
@@ -104,6 +110,7 @@ def serve(  # noqa: PLR0913 -- one for each option
     sse_life_s: float,
     checkpoint_interval_s: float,
     fast_path: bool,
+    async_acks: bool,
     drain_s: float,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl+C.
@@ -121,6 +128,7 @@ def serve(  # noqa: PLR0913 -- one for each option
         sse_life_s=sse_life_s,
         checkpoint_interval_s=checkpoint_interval_s,
         fast_path=fast_path,
+        async_acks=async_acks,
         drain_s=drain_s,
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

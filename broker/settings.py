@@ -30,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     fast_path: bool = True
     """Answer plain appends without an ASGI task. Off: every request goes through the application."""
+    async_acks: bool = False
+    """Answer batches before they are durable where a producer asks for it (`Prefer: respond-async`)."""
     body_bytes_max: int = limits.BODY_BYTES_MAX
     """One request body."""
     long_poll_s: float = limits.LONG_POLL_S

@@ -82,6 +82,7 @@ class Reason(StrEnum):
     LEASE_EXPIRED = "LEASE_EXPIRED"  # its producer went silent
     RESET = "reset"  # the session was reset under it
     FORKED = "forked"  # in the fork of a session in which it was open; there it goes on
+    LOST_CHUNKS = "LOST_CHUNKS"  # batches that were accepted did not become durable
 
 
 class RecordType(StrEnum):
@@ -141,6 +142,7 @@ class Code(StrEnum):
     LANE_BUSY = "LANE_BUSY"
     GENERATION_MISMATCH = "GENERATION_MISMATCH"
     FORK_TOO_LARGE = "FORK_TOO_LARGE"
+    LOST_CHUNKS = "LOST_CHUNKS"
     FENCED = "FENCED"
     SUBSCRIPTION_ALREADY_EXISTS = "SUBSCRIPTION_ALREADY_EXISTS"
     ALREADY_CLAIMED = "ALREADY_CLAIMED"
@@ -175,6 +177,8 @@ class Problem(msgspec.Struct, rename="camel", omit_defaults=True):
     generation_id: str | None = None
     expected_seq: int | None = None
     received_seq: int | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
     current_epoch: int | None = None
     next_offset: str | None = None
     generation_status: str | None = None

@@ -73,6 +73,7 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.LANE_BUSY: Standing(409, "Another generation is running in the lane"),
     Code.GENERATION_MISMATCH: Standing(409, "The generation is another one than this says"),
     Code.FORK_TOO_LARGE: Standing(409, "There is too much before the fork position"),
+    Code.LOST_CHUNKS: Standing(409, "Batches that were accepted are lost"),
     Code.SUBSCRIPTION_ALREADY_EXISTS: Standing(409, "A subscription with another configuration exists"),
     Code.ALREADY_CLAIMED: Standing(409, "Another worker holds the lease"),
     Code.NO_PENDING_WORK: Standing(409, "There is nothing to do"),

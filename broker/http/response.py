@@ -13,7 +13,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CORS_EXPOSED: Final = (
     b"etag, location, retry-after, x-request-id, stream-next-offset, stream-cursor, stream-up-to-date, "
     b"stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, stream-durability, producer-epoch, "
-    b"producer-seq, producer-expected-seq, producer-received-seq"
+    b"producer-seq, producer-expected-seq, producer-received-seq, preference-applied"
 )
 # A wildcard never covers Authorization, and old browsers know none at all.
 CORS_ALLOWED: Final = (

@@ -18,7 +18,7 @@ from broker.http.request import Request
 from broker.http.response import Header, Response
 from broker.http.session_routes import Target
 from consumer.plain import JSONObject, decode, encode
-from consumer.wire import ENDED, JSON, SESSION_PATH_PREFIX, Code, Status
+from consumer.wire import ENDED, JSON, SESSION_PATH_PREFIX, Code, Durability, Reason, Status
 
 _OF_GENERATION: Final = frozenset({Kind.GENERATION_OPEN, Kind.CHUNKS, Kind.FINISH, Kind.STOP, Kind.HEARTBEAT})
 
@@ -64,6 +64,35 @@ def _told_of(entry: Entry, outcome: Outcome) -> JSONObject:
         case kind if kind in _OF_GENERATION:
             return _of_generation(entry, outcome)
     return {}
+
+
+def accepted_answer(target: Target, entry: Entry) -> Response:
+    """202: a batch that is not durable yet."""
+    headers = [(b"preference-applied", b"respond-async"), (b"stream-durability", Durability.ACCEPTED.encode())]
+    body: JSONObject = {"sessionId": target.session_id, "generationId": target.part_id, "seq": entry.seq}
+    return json_answer(body, headers, 202)
+
+
+def lost_answer(target: Target, entry: Entry, generation: Generation | None, first_seq: int, last_seq: int) -> Response:
+    """What a finish is told behind accepted batches that are lost. As every 409 that is no gap names its own seq."""
+    told = msgspec.structs.replace(
+        problem(Code.LOST_CHUNKS, f"batches {first_seq} to {last_seq}", request_id=entry.request_id),
+        session_id=target.session_id,
+        generation_id=target.part_id,
+        first_seq=first_seq,
+        last_seq=last_seq,
+        expected_seq=entry.seq,
+        received_seq=entry.seq,
+    )
+    if generation is not None:
+        told = msgspec.structs.replace(
+            told,
+            message_id=generation.message_id,
+            generation_status=Status.FAILED.value,
+            reason=Reason.LOST_CHUNKS.value,
+        )
+    seq = b"%d" % entry.seq
+    return answer_with(told, ((b"producer-expected-seq", seq), (b"producer-received-seq", seq)))
 
 
 def session_answer(request: Request, target: Target, session: Session | None, stream: Stream | None) -> Response:

@@ -11,6 +11,7 @@ from typing import Final
 from broker import limits
 from broker.core.entry import Kind
 from broker.http import session_answers as answers, session_messages as asked, session_requests as requests
+from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
 from broker.http.problems import BadRequest
@@ -41,11 +42,13 @@ class SessionApi:
         bodies: Bodies,
         materializer: Materializer,
         live: LiveReaders,
+        async_acks: AsyncAcks,
     ) -> None:
         self._partition = partition
         self._bodies = bodies
         self._materializer = materializer
         self._forks = SessionForks(partition)
+        self._async_acks = async_acks
         self._ui_streams = UIStreams(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
@@ -65,6 +68,10 @@ class SessionApi:
             return await self._forks.fork(request, target, body)
         entry = requests.entry_of(request, target, body)
         # The client may leave from here on: what is proposed is done all the same.
+        if self._async_acks.apply_to(request, entry):
+            return await self._async_acks.accept(target, entry)
+        if entry.kind == Kind.FINISH and (lost := await self._async_acks.lost_before(target, entry)):
+            return lost
         outcome = await self._partition.propose(entry)
         if entry.kind in _ENDS_A_LIFE and outcome.changed:
             await self._partition.settle(target.path)

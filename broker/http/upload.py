@@ -22,6 +22,7 @@ from broker.core.page import Page, records
 from broker.core.state import Generation
 from broker.errors import EngineStopped, Overloaded, Unavailable
 from broker.http import session_answers as answers, session_requests as requests
+from broker.http.async_acks import AsyncAcks
 from broker.http.endpoint import answer_error
 from broker.http.problems import BadRequest
 from broker.http.request import ClientLeft, Request
@@ -60,9 +61,12 @@ End = Response | Finished
 class Uploads:
     """Those of one broker, counted, bounded, and ended when it stops."""
 
-    def __init__(self, partition: Partition, traffic: Traffic, uploads_max: int = limits.UPLOADS_MAX) -> None:
+    def __init__(
+        self, partition: Partition, traffic: Traffic, async_acks: AsyncAcks, uploads_max: int = limits.UPLOADS_MAX
+    ) -> None:
         self.partition = partition
         self.traffic = traffic
+        self.async_acks = async_acks
         self.begun: Counter[str] = Counter()
         """Uploads by the way they came in."""
         self.refusals = 0
@@ -199,7 +203,12 @@ class Upload:
 
     async def finish(self, seq: int, body: bytes) -> None:
         """Take the generation's finish, batch `seq`; when it is durable, that is the end. Raises as `put`."""
-        await self._propose(requests.finish_of(self.request, self.target, self._parameters, seq, body))
+        entry = requests.finish_of(self.request, self.target, self._parameters, seq, body)
+        lost = await self._uploads.async_acks.lost_before(self.target, entry)
+        if lost is not None:
+            self._refuse(lost)
+        else:
+            await self._propose(entry)
 
     async def keep_alive(self) -> None:
         """The client says that it is there: renew the lease of the generation, where that is due. Raises as `put`."""

@@ -14,6 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from broker import App, Settings, create_app, limits
+from broker.core.entry import Entry
+from broker.errors import Unavailable
 from broker.http.fast_path import protocol
 from broker.http.problems import BadRequest
 from broker.http.websocket import members
@@ -44,8 +46,8 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(*, fast: bool = True) -> AsyncIterator[Served]:
-    app = create_app(Settings(engine="memory", body_bytes_max=BODY_BYTES_MAX))
+async def serving(*, fast: bool = True, async_acks: bool = False) -> AsyncIterator[Served]:
+    app = create_app(Settings(engine="memory", body_bytes_max=BODY_BYTES_MAX, async_acks=async_acks))
     config = uvicorn.Config(
         app,
         port=0,
@@ -335,6 +337,22 @@ async def test_client_that_reads_nothing_gets_its_acks_in_the_end(broker: Served
             await say(socket, seq=seq, chunks=["x" * 10])
         await ack(socket, 2999)
     assert len(await broker.chunks()) == 3000
+
+
+async def test_finish_behind_a_lost_batch_is_refused_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(waiter: Any, _entry: Entry) -> None:
+        asyncio.get_running_loop().call_soon(waiter.set_exception, Unavailable("the disk is full"))
+
+    async with serving(async_acks=True) as served, served.upload() as socket:
+        await say(socket, seq=0, chunks=["a"])
+        await ack(socket, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(served.app.partition, "propose_for", refuse)
+            headers = {"producer-seq": "1", "prefer": "respond-async"}
+            assert (await served.http.post(f"{G}/chunks", json="b", headers=headers)).status_code == 202
+        await say(socket, seq=2, finish={})
+        assert await refused(socket) == ("LOST_CHUNKS", 1008)
+        assert (await served.http.get(G)).json()["status"] == "failed"
 
 
 # -- frames ----------------------------------------------------------------------------------------------------------
