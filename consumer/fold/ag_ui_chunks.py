@@ -63,16 +63,29 @@ class OpenMessage(msgspec.Struct, forbid_unknown_fields=True):
 class Lanes:
     """The messages that chunks have opened, by lane and in the order of their opening."""
 
-    __slots__ = ("_open",)
+    __slots__ = ("_holders", "_open")
 
     def __init__(self) -> None:
         self._open: dict[str, OpenMessage] = {}
+        self._holders: dict[str, dict[str, str]] = {kind: {} for kind in _KINDS}
+        """By kind and id of an open message, its lane."""
 
     @classmethod
     def restore(cls, stored: dict[str, OpenMessage]) -> Self:
         lanes = cls()
-        lanes._open = stored
+        for lane, message in stored.items():
+            lanes._hold(lane, message)
         return lanes
+
+    def _hold(self, lane: str, message: OpenMessage) -> None:
+        self._release(lane)
+        self._open[lane] = message
+        self._holders.setdefault(message.kind, {})[message.id] = lane
+
+    def _release(self, lane: str) -> None:
+        message = self._open.pop(lane, None)
+        if message is not None:
+            self._holders[message.kind].pop(message.id, None)
 
     def state(self) -> JSONObject:
         return {lane: msgspec.to_builtins(message) for lane, message in self._open.items()}
@@ -87,11 +100,12 @@ class Lanes:
         if kind in _KINDS:
             return self._expanded_chunk(str(kind), event)
         if kind in _CLOSES_ALL:
-            self._open.clear()
+            for lane in [*self._open]:
+                self._release(lane)
         elif kind in _CLOSES_ITS_LANE:
             tag = event.get("subagentRunId")
             if tag is not None or kind not in _OF_SUBAGENTS:
-                self._open.pop(_lane(tag), None)
+                self._release(_lane(tag))
         return [event]
 
     def _expanded_chunk(self, kind: str, chunk: JSONObject) -> list[JSONObject]:
@@ -115,8 +129,7 @@ class Lanes:
         kept = {field: chunk[field] for field in rule.kept if chunk.get(field) is not None}
         if "role" in rule.kept:
             kept.setdefault("role", "assistant")
-        self._open.pop(lane, None)
-        self._open[lane] = OpenMessage(kind=kind, id=chunk_id, kept=kept)
+        self._hold(lane, OpenMessage(kind=kind, id=chunk_id, kept=kept))
         start: JSONObject = {
             **kept, **_given(chunk, "subagentRunId", "metadata"), "type": rule.start, rule.id_field: chunk_id
         }  # fmt: skip
@@ -131,14 +144,13 @@ class Lanes:
         parent = self._open.get(PARENT)
         if parent is not None and parent.kind == kind:
             return PARENT
-        candidates = [lane for lane, message in self._open.items() if message.kind == kind]
+        candidates = self._holders[kind].values()
         if len(candidates) > 1:
             raise FatalChunk("out-of-place", f"a {kind} that may be for more than one message")
-        return candidates[0] if candidates else PARENT
+        return next(iter(candidates), PARENT)
 
     def _lane_of_id(self, kind: str, chunk_id: str, tag: JSON) -> str:
-        holders = (lane for lane, message in self._open.items() if message.kind == kind and message.id == chunk_id)
-        holder = next(holders, None)
+        holder = self._holders[kind].get(chunk_id)
         if holder is None:
             return _lane(tag)
         if tag is not None and _lane(tag) != holder:

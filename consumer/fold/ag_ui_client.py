@@ -37,7 +37,17 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
 class ClientDraft:
     """A conversation. Of messages and of tool calls that share an id, the first one is meant, as in the reference."""
 
-    __slots__ = ("_by_id", "_calls", "_finish_reason", "_has_emitted", "_interrupts", "_lanes", "_messages", "_state")
+    __slots__ = (
+        "_by_id",
+        "_calls",
+        "_finish_reason",
+        "_has_emitted",
+        "_interrupts",
+        "_lanes",
+        "_last_result",
+        "_messages",
+        "_state",
+    )
 
     def __init__(self, messages: list[Any], state: JSON) -> None:
         self._state = state
@@ -55,6 +65,8 @@ class ClientDraft:
         self._by_id: dict[str, Object] = {}
         self._calls: dict[str, tuple[Object, int]] = {}
         """The message that holds a tool call, and the place of the call in it."""
+        self._last_result: tuple[Object | None, int] = (None, 0)
+        """Whose call the last result was for, and its place: up to there only results follow that message."""
         for message in self._messages:
             self._index_message(message)
 
@@ -221,23 +233,29 @@ class ClientDraft:
         _merge_metadata(result, event)
         place = self._place_of_result(call_id)
         self._messages.insert(place, result)
-        if message_id in self._by_id:
-            self._index()
-        else:
+        if message_id not in self._by_id:
             self._by_id[message_id] = result
+        elif place < len(self._messages) - 1:
+            self._index()  # it may stand before the one that had the id
         return True
 
     def _place_of_result(self, call_id: str) -> int:
         """Behind the assistant's message that made the call and the results that are there; else at the end."""
         end = len(self._messages)
         if call_id not in self._calls:
-            return end
+            return end  # where it is behind every place that is remembered
         owner: Object | None = self._calls[call_id][0]
         if owner is not None and owner.get("role") != "assistant":
             owner = next((message for message in self._messages if _has_made(message, call_id)), None)
-        place = next((place for place, message in enumerate(self._messages) if message is owner), end - 1) + 1
+        if owner is None:
+            return end
+        known_owner, place = self._last_result
+        if known_owner is not owner:
+            behind = (place for place in range(end, 0, -1) if self._messages[place - 1] is owner)  # most often the last
+            place = next(behind, end)
         while place < end and self._messages[place].get("role") == "tool":
             place += 1
+        self._last_result = (owner, place)
         return place
 
     def _encrypted_value(self, event: JSONObject) -> bool:
@@ -286,11 +304,14 @@ class ClientDraft:
         if known is None:
             known = self._push({"id": message_id, **fields})
         elif replaces:
+            loses_calls = "toolCalls" in known and known.get("role") != "activity"
             kept = {**known} if known.get("role") == "activity" else {"id": message_id}
             kept.pop("subagentRunId", None)
             known.clear()
             known.update({**kept, **fields})
-            self._index()
+            self._last_result = (None, 0)
+            if loses_calls:
+                self._index()
         if known.get("role") == "activity":
             _merge_metadata(known, event)
         return True

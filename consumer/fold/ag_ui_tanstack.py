@@ -21,7 +21,7 @@ from consumer.fold.partial_json import JS_BLANKS, parse_strict
 from consumer.fold.partial_json_descent import parse_tanstack
 from consumer.fold.tanstack_messages import Conversation, UIMessage, created_at, replace, stringified, tanstack_metadata
 from consumer.fold.tanstack_snapshot import messages_of, parsed_or_text, result_error
-from consumer.fold.tree import Object, grow, plain
+from consumer.fold.tree import Object, grow, own_object, plain
 from consumer.plain import JSON, JSONObject, NotJSON
 
 REPEATED_CHARS_MAX: Final = 8_000_000
@@ -163,6 +163,8 @@ class TanStackDraft:
         "_repeated_chars",
         "_routes",
         "_runs",
+        "_speakers",
+        "_speaking",
         "_streams",
         "_structured",
     )
@@ -178,6 +180,10 @@ class TanStackDraft:
         self._streams: dict[str, _Stream] = {}
         self._active: dict[str, None] = {}
         """Ids of the messages that events go to, the latest last."""
+        self._speakers: dict[str, None] = {}
+        """Those among the streams that are the assistant's, in the same order."""
+        self._speaking: dict[str, None] = {}
+        """Those among the active ones."""
         self._runs: dict[str, None] = {}
         self._routes: dict[str, str] = {}
         """The message that each tool call belongs to."""
@@ -218,6 +224,7 @@ class TanStackDraft:
         draft._repeated_chars = stored.repeated_chars
         draft._generated_count = stored.generated_count
         draft._has_emitted = stored.has_emitted
+        draft._find_speakers()
         return draft
 
     def state(self) -> JSONObject:
@@ -267,10 +274,16 @@ class TanStackDraft:
     # -- which message ---------------------------------------------------------------------------------------------
 
     def _active_assistant(self) -> str | None:
-        for message_id in reversed(self._active):
-            if message_id in self._streams and self._streams[message_id].role == "assistant":
-                return message_id
-        return next((known for known in reversed(self._streams) if self._streams[known].role == "assistant"), None)
+        return next(reversed(self._speaking or self._speakers), None)
+
+    def _find_speakers(self) -> None:
+        self._speakers = {known: None for known, stream in self._streams.items() if stream.role == "assistant"}
+        self._speaking = {known: None for known in self._active if known in self._speakers}
+
+    def _activate(self, message_id: str) -> None:
+        self._active.setdefault(message_id)
+        if self._streams[message_id].role == "assistant":
+            self._speaking.setdefault(message_id)
 
     def _ensure(self, preferred: str | None) -> tuple[str, _Stream]:
         """The message that content goes to: this one if it is known, else the active one, else a new one."""
@@ -288,7 +301,7 @@ class TanStackDraft:
 
     def _resumed(self, message_id: str) -> _Stream:
         stream = self._streams[message_id]
-        self._active.setdefault(message_id)
+        self._activate(message_id)
         if stream.complete or self._is_done:
             stream.complete = self._is_done = False
         return stream
@@ -302,8 +315,13 @@ class TanStackDraft:
         return stream
 
     def _open(self, message_id: str, role: JSON) -> _Stream:
-        self._active.setdefault(message_id)
+        known = self._streams.get(message_id)
         stream = self._streams[message_id] = _Stream(role)
+        if known is not None and known.role != role:
+            self._find_speakers()
+        elif role == "assistant":
+            self._speakers.setdefault(message_id)
+        self._activate(message_id)
         return stream
 
     def _new_id(self) -> str:
@@ -326,7 +344,7 @@ class TanStackDraft:
         elif self._streams[message_id].called:
             self._streams[message_id].end_segment()
         if not pending:
-            self._active.setdefault(message_id)
+            self._activate(message_id)
         merged = self._merge_metadata(message_id, event.get("metadata"))
         return merged or bool(pending) or not is_known
 
@@ -336,6 +354,7 @@ class TanStackDraft:
             self._streams[new_id] = self._streams.pop(old_id)
         self._active.pop(old_id, None)
         self._active.setdefault(new_id)
+        self._find_speakers()
         self._routes = {call: new_id if to == old_id else to for call, to in self._routes.items()}
 
     def _text_content(self, event: JSONObject) -> bool:
@@ -379,7 +398,7 @@ class TanStackDraft:
         if "content" in told or "args" in told:
             kept = {key: value for key, value in told.items() if key not in ("content", "args")}
             given = {**given, "tanstack": kept}
-        metadata = _merged(first.fields.get("metadata"), given)
+        metadata = _merge_into(first.fields, given)
         time = created_at(told.get("createdAt"))
         for message in self._messages.all_with(message_id):
             message.fields["metadata"] = metadata
@@ -574,7 +593,7 @@ class TanStackDraft:
             part = message.call(call_id)
             if part is not None:
                 part["metadata"] = _signed(part.get("metadata"), signature)
-        for stream in self._streams.values():
+        for stream in self._streams.values() if call_id in self._routes else ():
             if call_id in stream.calls:
                 stream.calls[call_id].metadata = _signed(stream.calls[call_id].metadata, signature)
         return True
@@ -644,6 +663,7 @@ class TanStackDraft:
             emits = True
         self._structured.clear()
         self._active.clear()
+        self._speaking.clear()
         if last is None or self._has_error or not last.is_blank():
             return emits
         self._messages.remove(last.id)
@@ -795,14 +815,15 @@ def _raw_of(message: UIMessage) -> str:
     return raw if isinstance(raw, str) else ""
 
 
-def _merged(old: JSON, new: JSONObject) -> JSONObject:
-    if not isinstance(old, dict):
-        return {**new}
-    merged = {**old, **new}
-    old_told, new_told = old.get("tanstack"), new.get("tanstack")
-    if isinstance(old_told, dict) and isinstance(new_told, dict):
-        merged["tanstack"] = {**old_told, **new_told}
-    return merged
+def _merge_into(fields: Object, given: JSONObject) -> Object:
+    """The metadata of a message with these fields, after `given` has been merged into it."""
+    metadata = own_object(fields, "metadata")
+    told = given.get("tanstack")
+    merges = isinstance(told, dict) and isinstance(metadata.get("tanstack"), dict)
+    metadata.update({key: value for key, value in given.items() if key != "tanstack" or not merges})
+    if merges and isinstance(told, dict):
+        own_object(metadata, "tanstack").update(told)
+    return metadata
 
 
 def _signed(metadata: JSON | msgspec.UnsetType, signature: str) -> JSONObject:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Self
 
 import msgspec
 
-from consumer.fold.ai_sdk_metadata import merged
+from consumer.fold.ai_sdk_metadata import merge
 from consumer.fold.ai_sdk_parts import Parts
 from consumer.fold.ai_sdk_tools import CallState, ToolParts
 from consumer.fold.draft import (
@@ -24,6 +24,7 @@ from consumer.fold.draft import (
     string,
 )
 from consumer.fold.growing import Growing
+from consumer.fold.tree import Object, plain
 from consumer.plain import JSON, JSONObject
 
 _DATA_PREFIX: Final = "data-"
@@ -59,7 +60,7 @@ class AISDKDraft:
         self._reset(message)
 
     def _reset(self, message: JSONObject) -> None:
-        self._head: JSONObject = {**message, "parts": []}
+        self._head = Object({**message, "parts": []})
         self._parts = Parts(parts_of(message))
         self._tools = ToolParts(self._parts)
         self._texts: dict[str, Growing] = {}
@@ -112,7 +113,7 @@ class AISDKDraft:
         for active in (self._texts, self._reasonings):
             for text in active.values():
                 self._settle(text)
-        return {**self._head, "parts": self._parts.copy()}
+        return {**plain(self._head), "parts": self._parts.copy()}
 
     def emitted(self) -> JSONObject | None:
         if self._emitted_part_count is None:
@@ -224,8 +225,9 @@ class AISDKDraft:
             self._push(chunk)
             self._index_data(len(self._parts) - 1)
         else:
-            part = {field: value for field, value in self._parts[known].items() if field != "data"}
-            self._parts[known] = {**part, **_given(chunk, "data")}
+            part = self._parts.editable(known)
+            part.pop("data", None)
+            part.update(_given(chunk, "data"))
         return True
 
     def _index_data(self, index: int) -> None:
@@ -257,7 +259,7 @@ class AISDKDraft:
         more = chunk.get("messageMetadata")
         if more is None:
             return False
-        self._head = {**self._head, "metadata": merged(self._head.get("metadata"), more)}
+        merge(self._head, more)
         return True
 
     def _start_step(self, _chunk: JSONObject) -> bool:

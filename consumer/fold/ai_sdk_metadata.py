@@ -8,32 +8,42 @@ from __future__ import annotations
 from typing import Final
 
 from consumer.fold.draft import FatalChunk
+from consumer.fold.tree import Object, own_object
 from consumer.plain import JSON, JSONObject
 
 _SKIPPED: Final = frozenset({"__proto__", "constructor", "prototype"})
 
 
-def merged(base: JSON, more: JSON) -> JSON:
-    """`more` merged into `base`, neither of them changed. Null is nothing: then the other one comes back as it is.
+def merge(message: Object, more: JSON) -> None:
+    """`more` merged into the metadata of the message. Null is nothing; where there was none, `more` is taken whole.
 
     Objects are merged key by key, also inside; anything else inside them is replaced. Raises FatalChunk when
     something has to be merged into a string, a number or a boolean: the reference stops with a TypeError.
     """
-    if more is None:
-        return base
-    return more if base is None else _merged(base, more)
+    base = message.get("metadata")
+    if base is None:
+        message["metadata"] = more
+    elif more is not None:
+        _merge_into(_base_of(message, base, _spread(more)), _spread(more))
 
 
-def _merged(base: JSON, more: JSON) -> JSONObject:
-    result = _spread(base)
-    for key, value in _spread(more).items():
+def _base_of(message: Object, base: JSON, more: JSONObject) -> Object:
+    if isinstance(base, dict):
+        return own_object(message, "metadata")
+    if not isinstance(base, list) and not _SKIPPED.issuperset(more):
+        raise FatalChunk("bad-metadata", "metadata cannot be merged into a scalar")
+    spread = message["metadata"] = Object(_spread(base))
+    return spread
+
+
+def _merge_into(base: Object, more: JSONObject) -> None:
+    for key, value in more.items():
         if key in _SKIPPED:
             continue
-        if not isinstance(base, (dict, list)):
-            raise FatalChunk("bad-metadata", "metadata cannot be merged into a scalar")
-        old = result.get(key)
-        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge_into(own_object(base, key), value)
+        else:
+            base[key] = value
 
 
 def _spread(value: JSON) -> JSONObject:

@@ -16,10 +16,12 @@ class Parts:
     same part until a step that holds it is dropped.
     """
 
-    __slots__ = ("_all", "step_start")
+    __slots__ = ("_all", "_own", "step_start")
 
     def __init__(self, parts: list[JSONObject]) -> None:
         self._all = parts
+        self._own: set[int] = set()
+        """Indexes of parts that nobody else has."""
         self.step_start = 0
         """The current step is all parts from this index on: those after the last `step-start`, which may be none."""
         for index, part in enumerate(parts):
@@ -34,8 +36,17 @@ class Parts:
 
     def __setitem__(self, index: int, part: JSONObject) -> None:
         self._all[index] = part
+        self._own.discard(index)
+
+    def editable(self, index: int) -> JSONObject:
+        """The part, to be edited at once. It is copied once after each time that the parts were handed out."""
+        if index not in self._own:
+            self._all[index] = {**self._all[index]}
+            self._own.add(index)
+        return self._all[index]
 
     def copy(self) -> list[JSON]:
+        self._own.clear()
         return [*self._all]
 
     def push(self, part: JSONObject) -> int:
@@ -49,6 +60,7 @@ class Parts:
 
     def drop_step(self) -> list[JSONObject]:
         """Take away what the current step holds; its `step-start` stays. The parts taken away."""
+        self._own.clear()
         dropped = self._all[self.step_start :]
         del self._all[self.step_start :]
         return dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -66,13 +67,15 @@ class CallState(msgspec.Struct, forbid_unknown_fields=True):
 class ToolParts:
     """The tool parts of one message. A part is found by its tool call id: first in the current step, then anywhere."""
 
-    __slots__ = ("_by_id", "_calls", "_parts")
+    __slots__ = ("_by_approval_id", "_by_id", "_calls", "_parts")
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._calls: dict[str, _Call] = {}
         self._by_id: dict[str, list[int]] = {}
         """Indexes of the tool parts with an id, in order."""
+        self._by_approval_id: dict[str, list[int]] = {}
+        """Indexes of the tool parts that asked by an id, as heaps. What one of them is now may have another id."""
         for index in range(len(parts)):
             self._index(parts[index], index)
 
@@ -80,6 +83,9 @@ class ToolParts:
         call_id = part.get("toolCallId")
         if _is_tool(part) and isinstance(call_id, str):
             self._by_id.setdefault(call_id, []).append(index)
+        approval_id = _approval_id(part)
+        if approval_id is not None:
+            heappush(self._by_approval_id.setdefault(approval_id, []), index)
 
     def resume_calls(self) -> None:
         """Of a message that is continued, calls of the last step whose input was streaming go on (FOLDS 2.6)."""
@@ -164,10 +170,12 @@ class ToolParts:
         raise FatalChunk("no-such-part", f"no tool part for tool call {call_id!r}")
 
     def _by_approval(self, approval_id: str) -> int:
-        for index in range(len(self._parts)):
-            approval = self._parts[index].get("approval")
-            if _is_tool(self._parts[index]) and isinstance(approval, dict) and approval.get("id") == approval_id:
-                return index
+        """The first part in the whole message that waits for this approval."""
+        indexes = self._by_approval_id.get(approval_id, [])
+        while indexes:
+            if indexes[0] < len(self._parts) and _approval_id(self._parts[indexes[0]]) == approval_id:
+                return indexes[0]
+            heappop(indexes)
         raise FatalChunk("no-such-part", f"no tool part waits for approval {approval_id!r}")
 
     # -- one method for each chunk type ----------------------------------------------------------------------------
@@ -243,6 +251,7 @@ class ToolParts:
         if chunk.get("signature") is not None:
             approval["signature"] = chunk["signature"]
         self._parts[index] = {**self._parts[index], "state": "approval-requested", "approval": approval}
+        heappush(self._by_approval_id.setdefault(string(chunk, "approvalId"), []), index)
 
     def _approval_response(self, chunk: JSONObject) -> None:
         index = self._by_approval(string(chunk, "approvalId"))
@@ -310,6 +319,12 @@ def _updated(part: JSONObject, given: JSONObject) -> JSONObject:
 def _is_tool(part: JSONObject) -> bool:
     kind = part["type"]
     return kind == _DYNAMIC or (isinstance(kind, str) and kind.startswith(_STATIC_PREFIX))
+
+
+def _approval_id(part: JSONObject) -> str | None:
+    approval = part.get("approval")
+    approval_id = approval.get("id") if isinstance(approval, dict) and _is_tool(part) else None
+    return approval_id if isinstance(approval_id, str) else None
 
 
 def _name(part: JSONObject) -> str:

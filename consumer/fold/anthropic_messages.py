@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from consumer.fold.draft import BadMessage, ChunkFault, FatalChunk, chunk_object, string
 from consumer.fold.growing import Growing
-from consumer.fold.partial_json_tokens import parse_anthropic
+from consumer.fold.partial_json_tokens import AnthropicParser
 from consumer.fold.tree import Items, Object, array_index, grow, own_list, own_object, plain, text_at
 from consumer.plain import JSON, JSONObject
 
@@ -32,10 +32,11 @@ _USAGE_IF_GIVEN: Final = (
 class _Input:
     """The input of a tool call: its text, which grows, and the value of that."""
 
-    __slots__ = ("_parsed_text", "_value", "text")
+    __slots__ = ("_parsed_text", "_parser", "_value", "text")
 
     def __init__(self, text: str = "") -> None:
         self.text = Growing(-1, text)
+        self._parser = AnthropicParser()
         self._parsed_text = ""
         self._value: JSON | msgspec.UnsetType = {}
 
@@ -43,7 +44,7 @@ class _Input:
         """UNSET while the text is wrong. Costs the length of the text once after each time that it has grown."""
         text = self.text.text()
         if text != self._parsed_text:
-            self._parsed_text, self._value = text, parse_anthropic(text).value
+            self._parsed_text, self._value = text, self._parser.parse(text).value
         return self._value
 
 

@@ -7,20 +7,12 @@ strictly. Text that is wrong and not just cut is parsed as it is, which fails.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import UNSET
 
 from consumer.fold.partial_json import PartialJSON, parse_strict
 from consumer.plain import DEPTH_MAX, NotJSON
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    at_end: bool
-    """Whether it touches the end of the text, so that more of it may follow."""
-
 
 _TOKEN: Final = re.compile(
     r"""[ \t\n\r]*+(?:
@@ -34,94 +26,96 @@ _BLANKS: Final = " \t\n\r"
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _LITERALS: Final = ("true", "false", "null")
 _CLOSER: Final = {"{": "}", "[": "]"}
-_STEPS: Final = {"{": 1, "[": 1, "}": -1, "]": -1}
-_SCALARS: Final = frozenset({"string", "number", "word"})
+_BEFORE_KEY: Final = frozenset({"{", "comma"})
 
 
 def parse_anthropic(text: str) -> PartialJSON:
-    """The value that Anthropic's package shows for a tool input of which `text` has arrived; UNSET where it throws.
-
-    Not as the reference: a value that nests deeper than DEPTH_MAX is no value.
-    """
-    try:
-        repaired = _repaired(text)
-        value = parse_strict(text if repaired is None else repaired)
-    except NotJSON:
-        return PartialJSON(UNSET, "failed-parse")
-    return PartialJSON(value, "successful-parse" if repaired is None else "repaired-parse")
+    """The value that Anthropic's package shows for a tool input of which `text` has arrived. See AnthropicParser."""
+    return AnthropicParser().parse(text)
 
 
-def _repaired(text: str) -> str | None:
-    """The text without its loose end, and closed. None if it is wrong; NotJSON if it nests too deeply."""
-    tokens = _tokens(text)
-    if tokens is None:
-        return None
-    openers = _open_brackets(tokens)
-    if openers is None:
-        return None
-    _drop_loose_end(tokens, openers[-1] if openers else "")
-    return _joined(tokens) + "".join(_CLOSER[opener] for opener in reversed(openers))
+class AnthropicParser:
+    """Anthropic's rule for one text that grows. Tokens that cannot change any more are not looked at again."""
 
+    __slots__ = ("_ends", "_is_too_deep", "_is_wrong", "_kinds", "_openers", "_scanned")
 
-def _tokens(text: str) -> list[_Token] | None:
-    """None where one is wrong. Raises NotJSON where it nests so deeply that, wrong or not, it has no value."""
-    tokens: list[_Token] = []
-    at, end, depth = 0, len(text.rstrip(_BLANKS)), 0
-    while at < end:
-        found = _TOKEN.match(text, at)
-        if found is None or found.lastgroup is None:
+    def __init__(self) -> None:
+        self._scanned = 0
+        self._kinds: list[str] = []
+        """Of the tokens before that. A bracket is of its own kind."""
+        self._ends: list[int] = []
+        self._openers: list[str] = []
+        """The brackets that are open, the outermost first."""
+        self._is_wrong = False
+        self._is_too_deep = False
+
+    def parse(self, text: str) -> PartialJSON:
+        """The value of `text`, which begins with all that was given before; UNSET where the package throws.
+
+        Not as the reference: a value that nests deeper than DEPTH_MAX is no value.
+        """
+        repaired = self._repaired(text)
+        if self._is_too_deep:
+            return PartialJSON(UNSET, "failed-parse")
+        try:
+            value = parse_strict(text if repaired is None else repaired)
+        except NotJSON:
+            return PartialJSON(UNSET, "failed-parse")
+        return PartialJSON(value, "successful-parse" if repaired is None else "repaired-parse")
+
+    def _repaired(self, text: str) -> str | None:
+        """The text without its loose end, and closed. None if it is wrong, however it goes on."""
+        literal_end = self._scan(text)
+        if self._is_wrong or self._is_too_deep:
             return None
-        at = found.end()
-        kind, token = found.lastgroup, found[found.lastgroup]
-        if kind == "word" and token not in _LITERALS:
-            if at < end or not any(literal.startswith(token) for literal in _LITERALS):
-                return None
-        elif kind != "unfinished":
-            tokens.append(_Token(kind, token, at == len(text)))
-            depth += _STEPS.get(token, 0)
-            if depth > DEPTH_MAX:
-                raise NotJSON(f"nested deeper than {DEPTH_MAX}")
-    return tokens
+        end = literal_end or self._end_of_kept(text)
+        return text[:end] + "".join(_CLOSER[opener] for opener in reversed(self._openers))
 
+    def _scan(self, text: str) -> int:
+        """Take the tokens that are whole. The end of a literal that is whole, but may turn out to be none; else 0.
 
-def _open_brackets(tokens: list[_Token]) -> list[str] | None:
-    """The brackets that are open at the end, the outermost first. None if one is closed that was not open."""
-    openers: list[str] = []
-    for token in tokens:
-        if token.kind != "bracket":
-            continue
-        if token.text in _CLOSER:
-            openers.append(token.text)
-        elif not openers or _CLOSER[openers.pop()] != token.text:
-            return None
-    return openers
+        That, and any other word, number or string at the end, stays for the next time: more text may change it.
+        """
+        end = len(text.rstrip(_BLANKS))
+        while self._scanned < end and not self._is_wrong and not self._is_too_deep:
+            found = _TOKEN.match(text, self._scanned)
+            if found is None or found.lastgroup is None:
+                self._is_wrong = True
+                break
+            kind, token, at = found.lastgroup, found[found.lastgroup], found.end()
+            if kind == "unfinished" or (kind == "number" and at == len(text)):
+                break
+            if kind == "word" and token not in _LITERALS:
+                self._is_wrong = at < end or not any(literal.startswith(token) for literal in _LITERALS)
+                break
+            if kind == "word" and at == len(text):
+                return at
+            self._take(token if kind == "bracket" else kind, at)
+        return 0
 
+    def _take(self, kind: str, end: int) -> None:
+        if kind in _CLOSER:
+            self._openers.append(kind)
+            self._is_too_deep = len(self._openers) > DEPTH_MAX
+        elif kind in _CLOSER.values():
+            self._is_wrong = not self._openers or _CLOSER[self._openers.pop()] != kind
+        self._kinds.append(kind)
+        self._ends.append(end)
+        self._scanned = end
 
-def _drop_loose_end(tokens: list[_Token], innermost: str) -> None:
-    while tokens:
-        last = tokens[-1]
-        is_loose = (
-            last.kind == "colon"
-            or (last.kind == "number" and (last.at_end or not _NUMBER.fullmatch(last.text)))
-            or (last.kind == "string" and innermost == "{" and _begins_member(tokens))
-        )
-        if not is_loose:
-            break
-        tokens.pop()
-    if tokens and tokens[-1].kind == "comma":
-        tokens.pop()
+    def _end_of_kept(self, text: str) -> int:
+        kept = len(self._kinds)
+        while kept and self._is_loose(text, kept - 1):
+            kept -= 1
+        if kept and self._kinds[kept - 1] == "comma":
+            kept -= 1
+        return self._ends[kept - 1] if kept else 0
 
-
-def _begins_member(tokens: list[_Token]) -> bool:
-    """Whether the last token is a key: it comes first in its object, or after a comma."""
-    return len(tokens) > 1 and (tokens[-2].kind == "comma" or tokens[-2].text == "{")
-
-
-def _joined(tokens: list[_Token]) -> str:
-    """The tokens as text, with scalars kept apart that would else become one."""
-    pieces: list[str] = []
-    for index, token in enumerate(tokens):
-        if index and token.kind in _SCALARS and tokens[index - 1].kind in _SCALARS:
-            pieces.append(" ")
-        pieces.append(token.text)
-    return "".join(pieces)
+    def _is_loose(self, text: str, last: int) -> bool:
+        """Whether this token cannot stand at the end: a colon, a number that is none, a key."""
+        kind = self._kinds[last]
+        if kind == "number":
+            start = self._ends[last - 1] if last else 0
+            return not _NUMBER.fullmatch(text[start : self._ends[last]].strip(_BLANKS))
+        is_key = kind == "string" and self._openers[-1:] == ["{"] and last > 0 and self._kinds[last - 1] in _BEFORE_KEY
+        return kind == "colon" or is_key

@@ -144,6 +144,10 @@ class Conversation:
             self._by_id[new_id] = self._by_id.pop(old_id, [])
 
     def remove(self, message_id: str) -> None:
+        if self.all_with(message_id) == self._messages[-1:] and not self._messages[-1].calls:
+            self._messages.pop()  # most often it is the last
+            del self._by_id[message_id]
+            return
         self._messages = [message for message in self._messages if message.id != message_id]
         self._index()
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from consumer.fold import Fold, fold
-from consumer.fold.ai_sdk_metadata import merged
+from consumer.fold.ai_sdk_metadata import merge
 from consumer.fold.draft import FatalChunk
+from consumer.fold.tree import Object, plain
 from consumer.plain import JSON
 
 AI_SDK = "ai-sdk-ui-message-stream"
@@ -217,13 +218,16 @@ def test_an_error_that_the_stream_reports_changes_nothing() -> None:
     ],
 )
 def test_metadata_is_merged_as_javascript_spreads_it(base: JSON, more: JSON, result: JSON) -> None:
-    assert merged(base, more) == result
+    message = Object(metadata=base)
+    merge(message, more)
+
+    assert plain(message)["metadata"] == result
 
 
 @pytest.mark.parametrize("base", ["", "ab", 0, 5, True, False])
 def test_metadata_cannot_be_merged_into_a_scalar(base: JSON) -> None:
     with pytest.raises(FatalChunk):
-        merged(base, {"a": 1})
+        merge(Object(metadata=base), {"a": 1})
 
 
 def test_a_finish_whose_metadata_cannot_be_merged_still_tells_its_reason() -> None:

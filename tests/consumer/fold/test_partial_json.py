@@ -10,7 +10,7 @@ from msgspec import UNSET
 from consumer.fold.growing import rejoined
 from consumer.fold.partial_json import AISDKParser, parse_ai_sdk, parse_secure, parse_strict, reaches_prototype
 from consumer.fold.partial_json_descent import parse_openai, parse_tanstack
-from consumer.fold.partial_json_tokens import parse_anthropic
+from consumer.fold.partial_json_tokens import AnthropicParser, parse_anthropic
 from consumer.plain import DEPTH_MAX, JSON, NotJSON, encode
 from tests.consumer.fold.chunks import plain_data, vectors
 
@@ -45,13 +45,26 @@ jsonish = st.lists(
 ).map("".join)
 
 
-@given(st.lists(jsonish | st.sampled_from(PARTIAL_TEXTS), max_size=4))
-def test_a_text_that_grows_parses_as_if_it_came_at_once(pieces: list[str]) -> None:
-    growing = AISDKParser()
+@pytest.mark.parametrize("parser", [AISDKParser, AnthropicParser])
+@given(pieces=st.lists(jsonish | st.sampled_from(PARTIAL_TEXTS), max_size=4))
+def test_a_text_that_grows_parses_as_if_it_came_at_once(
+    parser: type[AISDKParser | AnthropicParser], pieces: list[str]
+) -> None:
+    growing = parser()
     text = ""
     for piece in pieces:
-        text += piece
-        assert growing.parse(text) == parse_ai_sdk(text)
+        text = rejoined(text + piece)
+        assert growing.parse(text) == parser().parse(text)
+
+
+@pytest.mark.parametrize("parser", [AISDKParser, AnthropicParser])
+@pytest.mark.parametrize("text", PARTIAL_TEXTS)
+def test_a_text_that_arrives_character_by_character_parses_as_if_it_came_at_once(
+    parser: type[AISDKParser | AnthropicParser], text: str
+) -> None:
+    growing = parser()
+    for end in range(len(text) + 1):
+        assert growing.parse(text[:end]) == parser().parse(text[:end])
 
 
 def test_a_pair_that_is_joined_between_two_looks_is_not_lost() -> None:
