@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from broker.data_dir import DataDir
+from broker.errors import StartError
 from broker.http import admin, session_api, status, stream_api, subscription_api
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
 from broker.http.framework import Framework
+from broker.http.freshness import fresh
 from broker.http.ndjson import NdjsonEndpoint
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Scope, raw_path_of
@@ -27,6 +29,7 @@ from broker.http.traffic import Traffic
 from broker.http.upload import Uploads
 from broker.http.websocket import WebSocketEndpoint
 from broker.journal import Journal
+from broker.journal.cluster import ClusterJournal
 from broker.journal.file import FileJournal
 from broker.journal.memory import MemoryJournal
 from broker.materializer import Materializer
@@ -69,10 +72,14 @@ class App:
         streams = StreamApi(self.partition, settings, bodies, live)
         sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
+        catch_up = self.partition.catch_up
         self._apis = (
-            Endpoint(subscription_api.PREFIX, subscriptions.respond, traffic, form=error_form),  # before all streams
-            Endpoint(stream_api.PREFIX, streams.respond, traffic, live_s_max=stream_api.live_s_max(settings)),
-            Endpoint(session_api.PREFIX, sessions.respond, traffic, live_s_max=session_api.LIVE_S_MAX),
+            # before all streams
+            Endpoint(subscription_api.PREFIX, fresh(subscriptions.respond, catch_up), traffic, form=error_form),
+            Endpoint(
+                stream_api.PREFIX, fresh(streams.respond, catch_up), traffic, live_s_max=stream_api.live_s_max(settings)
+            ),
+            Endpoint(session_api.PREFIX, fresh(sessions.respond, catch_up), traffic, live_s_max=session_api.LIVE_S_MAX),
         )
         self._ndjson = NdjsonEndpoint(uploads, bodies)
         self._websocket = WebSocketEndpoint(uploads, bodies)
@@ -146,10 +153,25 @@ def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
     if settings.engine == "memory":
         return MemoryJournal(), SqliteStore(None)
     data_dir = DataDir(settings.data_dir)
+    if settings.engine == "kafka":
+        return _kafka_journal(settings, data_dir), SqliteStore(data_dir)
     return FileJournal(data_dir), SqliteStore(data_dir)
 
 
+def _kafka_journal(settings: Settings, data_dir: DataDir) -> Journal:
+    try:
+        # The client of Kafka is an extra of its own.
+        from broker.journal.kafka import Kafka  # noqa: PLC0415
+        from broker.journal.kafka_topic import KafkaTopic  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise StartError(f"{error}", "install streamfold[kafka]") from error
+    kafka = Kafka(KafkaTopic(settings.kafka_bootstrap, settings.kafka_topic, settings.kafka_partitions))
+    return ClusterJournal(kafka.log(0), quarantine=data_dir.quarantine)
+
+
 def _signing(settings: Settings) -> Signing:
+    if settings.signing_key is not None:
+        return Signing(settings.signing_key)
     return Signing(None if settings.engine == "memory" else DataDir(settings.data_dir).signing_key_path)
 
 

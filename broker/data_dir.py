@@ -4,6 +4,8 @@
     store.sqlite     what has been applied (`broker.store.sqlite`); makes the uuid
     journal/         what is durable beyond it (`broker.journal.segments`); carries the same uuid
     signing-key.pem  what webhooks are signed with (`broker.signing`); only its owner may read it
+    quarantined      why the store is not to be used any more: the next to take the folder sets it aside
+    set-aside-TIME/  a store that was
 
 The store opens first and takes the lock; the journal opens behind it and closes before it. A folder with a store and no
 journal is a restored backup: the journal begins empty, with the store's uuid. The other way round is damage.
@@ -11,8 +13,10 @@ journal is a restored backup: the journal begins empty, with the store's uuid. T
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +26,8 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+_log = logging.getLogger("streamfold.data")
 
 
 class DataDir:
@@ -75,6 +81,26 @@ class DataDir:
                 "run one broker process for each data folder: one worker, or another --data-dir",
             ) from error
         self._lock = lock
+        self._set_aside()
+
+    def quarantine(self, reason: str) -> None:
+        """The store is not what it should be: the next one to take the folder is to begin without it."""
+        _log.critical("the store in %s is set aside at the next start: %s", self.path, reason)
+        self._quarantine_path.write_text(f"{reason}\n", encoding="utf-8")
+
+    @property
+    def _quarantine_path(self) -> Path:
+        return self.path / "quarantined"
+
+    def _set_aside(self) -> None:
+        """Keep a store that was quarantined for whoever wants to know, where nobody opens it."""
+        if not self._quarantine_path.exists():
+            return
+        aside = self.path / f"set-aside-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        aside.mkdir(exist_ok=True)
+        for path in (*self.path.glob(f"{self.store_path.name}*"), self._quarantine_path):  # the note itself comes last
+            path.replace(aside / path.name)
+        _log.critical("the store was set aside to %s, and is made anew from the log", aside)
 
     def release(self) -> None:
         """Give the folder free. Idempotent."""

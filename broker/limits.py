@@ -137,6 +137,23 @@ AUDIT_S: Final = 10.0
 CHAINS_KEPT: Final = 8_192
 """Records behind the newest one that an audit may speak of: some seconds at full speed."""
 
+# -- Kafka ---------------------------------------------------------------------------------------------------------
+KAFKA_REQUEST_MS: Final = 5_000
+"""After which a silent broker counts as lost: well above a slow one, and a frozen one stalls everybody for so long."""
+KAFKA_FETCH_WAIT_MS: Final = 100
+"""How long a fetch waits for records. Partitions that are not in it wait behind it."""
+KAFKA_METADATA_MS: Final = 15_000
+"""How old the knowledge of who leads what may become without an error to correct it."""
+KAFKA_FETCH_BYTES: Final = 16 * MIB
+"""One fetch of all partitions that a broker leads: what a node that catches up holds in memory beside its backlog."""
+KAFKA_BACKLOG_BYTES: Final = 32 * MIB
+"""Read from one partition and not yet applied: above the largest fetch, then the partition is paused."""
+KAFKA_STALL_S: Final = 8.0
+"""Records are known to be there, and none comes for so long: the consumer is made anew. Above KAFKA_REQUEST_MS, after
+which it helps itself."""
+KAFKA_REPLICAS: Final = 3
+"""Of a topic that is made here; fewer where there are fewer brokers."""
+
 # -- streams and sessions ----------------------------------------------------------------------------------------
 PRODUCERS_MAX: Final = 10_000
 """Idempotent producers of one stream."""

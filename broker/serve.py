@@ -47,6 +47,34 @@ _DEFAULTS: Final = Settings()
 )
 @click.option("--engine", type=click.Choice(ENGINES), default=_DEFAULTS.engine, envvar="STREAMFOLD_ENGINE")
 @click.option(
+    "--kafka-bootstrap",
+    default=_DEFAULTS.kafka_bootstrap,
+    envvar="STREAMFOLD_KAFKA_BOOTSTRAP",
+    metavar="HOST:PORT,…",
+    help="Brokers of Kafka, for --engine kafka. All nodes that name the same topic serve the same streams.",
+)
+@click.option(
+    "--kafka-topic",
+    default=_DEFAULTS.kafka_topic,
+    envvar="STREAMFOLD_KAFKA_TOPIC",
+    help="Made when it is missing; nobody else may write to it.",
+)
+@click.option(
+    "--kafka-partitions",
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.kafka_partitions,
+    envvar="STREAMFOLD_KAFKA_PARTITIONS",
+    help="Partitions of the topic. Chosen once.",
+)
+@click.option(
+    "--signing-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="STREAMFOLD_SIGNING_KEY",
+    help="File of the key that webhooks are signed with; the same for all nodes of a cluster. [default: in the data"
+    " folder]",
+    show_default=False,
+)
+@click.option(
     "--public-url",
     default=_DEFAULTS.public_url,
     envvar="STREAMFOLD_PUBLIC_URL",
@@ -104,6 +132,10 @@ def serve(  # noqa: PLR0913 -- one for each option
     port: int,
     data_dir: Path,
     engine: Engine,
+    kafka_bootstrap: str,
+    kafka_topic: str,
+    kafka_partitions: int,
+    signing_key: Path | None,
     public_url: str,
     insecure: bool,
     long_poll_s: float,
@@ -117,11 +149,17 @@ def serve(  # noqa: PLR0913 -- one for each option
 
     Every option may be given as an environment variable, STREAMFOLD_ and its name.
     """
+    if engine == "kafka" and not kafka_bootstrap:
+        raise click.UsageError("--engine kafka needs --kafka-bootstrap")
     settings = Settings(
         host=host,
         port=port,
         data_dir=data_dir,
         engine=engine,
+        kafka_bootstrap=kafka_bootstrap,
+        kafka_topic=kafka_topic,
+        kafka_partitions=kafka_partitions,
+        signing_key=signing_key,
         public_url=public_url,
         insecure=insecure,
         long_poll_s=long_poll_s,

@@ -10,7 +10,7 @@ import msgspec
 
 from broker import limits
 
-Engine = Literal["sqlite", "memory"]
+Engine = Literal["sqlite", "memory", "kafka"]
 ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
 
 
@@ -26,7 +26,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Serve others than this machine without authentication."""
     engine: Engine = "sqlite"
     data_dir: Path = Path("streamfold-data")
-    """Where the sqlite engine keeps everything. One broker at a time."""
+    """Where the sqlite engine keeps everything, and the kafka engine what it has read. One broker at a time."""
+    signing_key: Path | None = None
+    """What webhooks are signed with, made when missing; else it is in `data_dir`. All nodes of a cluster need the same
+    one."""
+    kafka_bootstrap: str = ""
+    """HOST:PORT of some of Kafka's brokers, separated by commas. The kafka engine needs it."""
+    kafka_topic: str = "streamfold"
+    """Made when it is missing. Nobody else may write to it."""
+    kafka_partitions: int = 1
+    """Of the topic. Chosen once: which partition holds a stream depends on it."""
 
     fast_path: bool = True
     """Answer plain appends without an ASGI task. Off: every request goes through the application."""
@@ -63,13 +72,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Check the bounds that no type holds."""
         if self.engine not in ENGINES:
             raise ValueError(f"engine is {self.engine!r}, not one of {', '.join(ENGINES)}")
+        if self.engine == "kafka" and not self.kafka_bootstrap:
+            raise ValueError("the kafka engine needs kafka_bootstrap, HOST:PORT of a broker of Kafka")
         if not 0 <= self.port <= 65535:  # noqa: PLR2004 -- 16 bits
             raise ValueError(f"port is {self.port}, not 0 to 65535")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise ValueError(f"public_url is {self.public_url!r}, not an http or https URL")
         for name in ("body_bytes_max", "long_poll_s", "sse_life_s", "sse_keepalive_s", "live_readers_max"):
             _require_positive(name, getattr(self, name))
-        for name in ("connections_max", "checkpoint_interval_s", "drain_s"):
+        for name in ("kafka_partitions", "connections_max", "checkpoint_interval_s", "drain_s"):
             _require_positive(name, getattr(self, name))
 
 

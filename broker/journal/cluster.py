@@ -130,7 +130,7 @@ class ClusterJournal:
         self._index, self._time_ms, self._time_seen_ms = applied_index, applied_time_ms, self._monotonic_ms()
         await self._log.open()
         try:
-            first, end = await self._log.bounds()
+            first, end = await self._log.first(), await self._log.end()
             if mark:
                 self._resume(decode_mark(mark), first, end)
             elif applied_index:
@@ -142,7 +142,7 @@ class ClusterJournal:
                 )
             if first == 0:
                 await self._find_meta(end)
-            _, self._replay_end = await self._log.bounds()
+            self._replay_end = await self._log.end()
         except Unavailable as error:
             raise StartError(f"the log does not answer: {error}") from error
         self._log.seek(self._position)
@@ -371,7 +371,7 @@ class ClusterJournal:
         async with self._asking:
             if self._asked == asked:  # else whoever was before us has asked after we came
                 self._asked += 1
-                _, self._end = await self._log.bounds()
+                self._end = await self._log.end()
             return self._end
 
     # -- audits ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.data_dir import DataDir
-from broker.errors import EngineStopped, StartError
+from broker.errors import Damaged, EngineStopped, StartError
 from broker.journal import Commit, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
 from broker.journal.segments import Segments, Write, write_durably
@@ -50,8 +50,10 @@ class FileJournal:
         self._stopped: EngineStopped | None = None  # the same, when it was not asked for
         self._gathered: list[Entry] = []  # proposed, and not yet given to the writer
 
-    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:  # noqa: ARG002 - it has none
-        """As in `Journal`. The store of the folder is open."""
+    async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:
+        """As in `Journal`. The store of the folder is open. Raises Damaged for one that another engine made."""
+        if mark:
+            raise Damaged("the store was made by another engine", "name an empty folder with --data-dir")
         self._applied_index = self._trim_index = applied_index
         with _opening(self._path):
             last_index, last_time_ms = await asyncio.to_thread(self._open)

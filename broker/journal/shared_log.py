@@ -33,8 +33,12 @@ class SharedLog(Protocol):
     async def open(self) -> None:
         """Connect. Raises StartError."""
 
-    async def bounds(self) -> tuple[int, int]:
-        """The position of the first record that is left, and that of the next one to come. Raises Unavailable."""
+    async def first(self) -> int:
+        """The position of the first record that is left. Raises Unavailable."""
+        ...
+
+    async def end(self) -> int:
+        """The position of the next record to come. Raises Unavailable."""
         ...
 
     def seek(self, position: int) -> None:

@@ -11,6 +11,8 @@ from broker.settings import Settings
     "wrong",
     [
         {"engine": "files"},
+        {"engine": "kafka"},
+        {"kafka_partitions": 0},
         {"port": -1},
         {"port": 65_536},
         {"body_bytes_max": 0},

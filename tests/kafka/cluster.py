@@ -14,9 +14,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
@@ -44,7 +46,7 @@ class KafkaFailedError(Exception):
 class KafkaCluster:
     """One or three brokers, each a controller too (KRaft), on ports and folders that stay the same over restarts.
 
-    Nodes count from 1. `start` returns when every broker knows of all others; not to be called in an event loop.
+    Nodes count from 1. `start` returns when every broker knows of all others; it holds an event loop up that calls it.
     Leaving the context kills what still runs and, if it is left by an exception, prints the end of the logs.
     """
 
@@ -58,6 +60,15 @@ class KafkaCluster:
     def bootstrap(self) -> str:
         """HOST:PORT of all brokers, as clients want it."""
         return ",".join(f"{HOST}:{port}" for port, _ in self._ports.values())
+
+    def env(self, topic: str = "", partitions: int = 1) -> dict[str, str]:
+        """What a broker of ours has to be told, in its environment, to live in this cluster: in a topic of its own."""
+        return {
+            "STREAMFOLD_ENGINE": "kafka",
+            "STREAMFOLD_KAFKA_BOOTSTRAP": self.bootstrap,
+            "STREAMFOLD_KAFKA_TOPIC": topic or f"test-{uuid4().hex}",
+            "STREAMFOLD_KAFKA_PARTITIONS": str(partitions),
+        }
 
     def __enter__(self) -> Self:
         self.start()
@@ -171,6 +182,10 @@ log.cleaner.dedupe.buffer.size=8388608
 """
 
     def _wait_until_ready(self) -> None:
+        with ThreadPoolExecutor(1) as thread:  # of its own: a fixture may be asked for inside an event loop
+            thread.submit(self._wait).result()
+
+    def _wait(self) -> None:
         until = time.monotonic() + START_WAIT_S_MAX
         while not asyncio.run(self._is_ready()):
             gone = [node for node, process in self._processes.items() if process.poll() is not None]

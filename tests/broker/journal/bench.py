@@ -9,6 +9,8 @@ from broker.data_dir import DataDir
 from broker.journal import Commit, Journal, Refused
 from broker.journal.cluster import ClusterJournal
 from broker.journal.file import FileJournal
+from broker.journal.kafka import Kafka
+from broker.journal.kafka_topic import KafkaTopic
 from broker.journal.memory import MemoryJournal
 from broker.journal.segments import Write, write_durably
 from broker.limits import SEGMENT_BYTES
@@ -61,8 +63,9 @@ class Heard:
 class Bench:
     """One folder, the journals opened in it one after the other, and the time they are told."""
 
-    def __init__(self, engine: str, path: Path) -> None:
+    def __init__(self, engine: str, path: Path, topic: KafkaTopic | None = None) -> None:
         self.engine = engine
+        self.topic = topic
         self.wall_ms = 1_000_000
         self.monotonic_ms = 5_000
         self.data_dir = DataDir(path)
@@ -76,6 +79,8 @@ class Bench:
         self._open: list[Journal] = []
 
     def make(self) -> Journal:
+        if self.topic is not None:
+            return ClusterJournal(Kafka(self.topic).log(0), monotonic_ms=lambda: self.monotonic_ms)
         if self.engine == "cluster":
             return ClusterJournal(MemoryLog(self.records), monotonic_ms=lambda: self.monotonic_ms)
         if self.engine == "memory":

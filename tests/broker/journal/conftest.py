@@ -2,19 +2,29 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from broker.core.entry import Entry, Kind
+from broker.journal.kafka_topic import KafkaTopic
 from tests.broker.journal.bench import Bench
+from tests.kafka.cluster import KafkaCluster
 
 
-@pytest.fixture(params=["memory", "sqlite", "cluster"])
+@pytest.fixture(params=["memory", "sqlite", "cluster", "kafka"])
 async def each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench of each engine."""
-    bench = Bench(request.param, tmp_path / "data")
+    topic = request.getfixturevalue("topic") if request.param == "kafka" else None
+    bench = Bench(request.param, tmp_path / "data", topic)
     yield bench
     await bench.aclose()
+
+
+@pytest.fixture
+def topic(kafka: KafkaCluster) -> KafkaTopic:
+    """A topic of this test's own, not made yet."""
+    return KafkaTopic(kafka.bootstrap, f"test-{uuid4().hex}")
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -50,9 +50,13 @@ class MemoryLog:
     async def open(self) -> None:
         pass
 
-    async def bounds(self) -> tuple[int, int]:
+    async def first(self) -> int:
         await asyncio.sleep(0)
-        return self.records.first, self.records.end
+        return self.records.first
+
+    async def end(self) -> int:
+        await asyncio.sleep(0)
+        return self.records.end
 
     def seek(self, position: int) -> None:
         self._next = position

@@ -468,3 +468,8 @@ def _run_and_kill(path: Path, after_lines: int) -> tuple[int, int]:
         process.kill()
         lines += [int(line) for line in process.stdout if line.endswith("\n")]
     return lines[0], lines[-1]
+
+
+async def test_store_that_a_cluster_made_is_refused(bench: Bench) -> None:
+    with pytest.raises(Damaged, match="another engine"):
+        await bench.make().open(3, 0, b"a mark")

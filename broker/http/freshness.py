@@ -1,0 +1,58 @@
+"""What a node of a cluster says of others' writes: a little late, yes; that there is nothing, only when it is sure.
+
+Whoever created a session through one node may read it through the next a moment later. What that one has applied so far
+is a state that was, so what it finds may be told; that it finds nothing may be its own delay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from broker.http.endpoint import Respond
+from broker.http.problems import BadRequest
+from broker.http.request import Receive, Request
+from broker.http.response import LiveResponse, Response
+from consumer.wire import Code
+
+_READS: Final = frozenset({"GET", "HEAD"})
+_MISSING: Final = frozenset({204, 404, 410})
+_MISSING_CODES: Final = frozenset(
+    {
+        Code.NOT_FOUND,
+        Code.STREAM_NOT_FOUND,
+        Code.STREAM_GONE,
+        Code.SUBSCRIPTION_NOT_FOUND,
+        Code.OFFSET_GONE,
+        Code.INVALID_OFFSET,  # of a position that this node has not reached
+    }
+)
+
+
+def fresh(respond: Respond, catch_up: Callable[[], Awaitable[bool]]) -> Respond:
+    """`respond`, whose reads are answered anew, by a node that has caught up, before it is said that nothing is there.
+
+    `catch_up` is `Partition.catch_up`. Writes need none of it: what they come upon is decided by the log.
+    """
+
+    async def responded(request: Request, receive: Receive) -> Response | LiveResponse:
+        if request.method not in _READS:
+            return await respond(request, receive)
+        if request.method == "HEAD" and await catch_up():  # asked for the end, and nothing but the end
+            return await respond(request, receive)
+        try:
+            response = await respond(request, receive)
+        except BadRequest as error:
+            if error.code in _MISSING_CODES and await catch_up():
+                return await respond(request, receive)
+            raise
+        if isinstance(response, Response) and response.status in _MISSING and not _is_poll(request):
+            return await respond(request, receive) if await catch_up() else response
+        return response
+
+    return responded
+
+
+def _is_poll(request: Request) -> bool:
+    """Whether a 204 means that it was waited for."""
+    return b"live=long-poll" in request.query

@@ -1,0 +1,111 @@
+"""broker/journal/kafka.py on a real Kafka: what the contract and the simulation cannot know of."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from broker.errors import StartError
+from broker.journal.kafka import Kafka, KafkaLog
+from broker.journal.kafka_topic import KafkaTopic
+from broker.journal.shared_log import LogLost
+
+
+@asynccontextmanager
+async def opened(topic: KafkaTopic, *, stall_s: float = 8.0) -> AsyncIterator[tuple[Kafka, KafkaLog]]:
+    kafka = Kafka(topic, stall_s=stall_s)
+    log = kafka.log(0)
+    await log.open()
+    log.seek(0)
+    try:
+        yield kafka, log
+    finally:
+        await log.aclose()
+
+
+async def read(log: KafkaLog, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            found += [record.data for record in await log.read()]
+    return found
+
+
+async def make(topic: KafkaTopic, **settings: str) -> None:
+    """Make the topic as somebody else would have."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=topic.bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic.name, topic.partitions, 1, topic_configs=settings)])
+    finally:
+        await admin.close()
+
+
+async def test_partitions_are_read_by_one_consumer_each_in_its_order(topic: KafkaTopic) -> None:
+    kafka = Kafka(KafkaTopic(topic.bootstrap, topic.name, partitions=3))
+    logs = [kafka.log(partition) for partition in range(3)]
+    await asyncio.gather(*(log.open() for log in logs))
+    for log in logs:
+        log.seek(0)
+    for number in range(9):
+        assert await logs[number % 3].append(b"%d" % number) == number // 3
+    assert [await read(log, 3) for log in logs] == [[b"0", b"3", b"6"], [b"1", b"4", b"7"], [b"2", b"5", b"8"]]
+    await asyncio.gather(*(log.aclose() for log in logs))
+
+
+async def test_consumer_that_stopped_for_good_is_made_anew_and_misses_nothing(topic: KafkaTopic) -> None:
+    """A known fault of the client: after timeouts it may never fetch again, and says nothing."""
+    async with opened(topic, stall_s=0.5) as (kafka, log):
+        await log.append(b"0")
+        assert await read(log, 1) == [b"0"]
+        kafka._consumer.pause(kafka.place(0))  # noqa: SLF001 -- from outside it looks just like that
+        for number in range(1, 4):
+            await log.append(b"%d" % number)
+        assert await read(log, 3) == [b"1", b"2", b"3"]
+        assert kafka.rebuilds == 1
+
+
+async def test_reader_whose_place_was_trimmed_is_told_and_does_not_jump(topic: KafkaTopic) -> None:
+    async with opened(topic) as (_, log):
+        for number in range(5):
+            await log.append(b"%d" % number)
+        await log.trim(3)
+        assert (await log.first(), await log.end()) == (3, 5)
+    async with opened(topic) as (_, log):
+        with pytest.raises(LogLost, match="position 0 is asked for, Kafka has 3 to 5"):
+            await read(log, 1)
+
+
+async def test_reader_that_is_slow_holds_no_more_than_its_bound(
+    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.limits.KAFKA_BACKLOG_BYTES", 100_000)
+    async with opened(topic) as (_, log):
+        bodies = [b"%d" % number * 50_000 for number in range(8)]
+        for body in bodies:
+            await log.append(body)
+        assert await read(log, 8) == bodies
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("retention.ms", "86400000"), ("cleanup.policy", "compact"), ("message.timestamp.type", "CreateTime")],
+)
+async def test_topic_that_would_lose_entries_is_refused(topic: KafkaTopic, setting: str, value: str) -> None:
+    wanted = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime", "max.message.bytes": "8000000"}
+    await make(topic, **{**wanted, setting: value})
+    with pytest.raises(StartError, match=f"{setting}={value}"):
+        await Kafka(topic).log(0).open()
+
+
+async def test_topic_with_another_number_of_partitions_is_refused(topic: KafkaTopic) -> None:
+    await make(KafkaTopic(topic.bootstrap, topic.name, partitions=2))
+    with pytest.raises(StartError, match="2 partitions, not 1"):
+        await Kafka(topic).log(0).open()
+
+
+async def test_kafka_that_is_not_there_is_told_as_the_operator_named_it() -> None:
+    with pytest.raises(StartError, match=r"Kafka at 127\.0\.0\.1:1 "):
+        await Kafka(KafkaTopic("127.0.0.1:1", "t")).log(0).open()
