@@ -54,6 +54,8 @@ UPLOAD_STALL_S: Final = 30.0
 READ_BYTES_MAX: Final = 1 * MIB
 """Data in one catch-up response or one SSE step: what one slow reader can hold in memory."""
 LONG_POLL_S: Final = 30.0
+TXID_WAIT_MS: Final = 5_000
+"""How long somebody waits for a txid who does not say: what a user takes for "saving"."""
 SSE_LIFE_S: Final = 60.0
 """The protocol wants SSE connections closed about every 60 s, so that caches can collapse new ones (section 5.8)."""
 SSE_KEEPALIVE_S: Final = 15.0

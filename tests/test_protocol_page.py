@@ -61,7 +61,9 @@ def test_every_limit_on_the_page_is_the_brokers() -> None:
 async def test_every_route_on_the_page_is_there(route: str) -> None:
     method, _, target = route.partition(" ")
     async with broker() as client:
-        answer = await client.send(method, target.format(sid="s", gid="g", mid="m"), headers={"producer-seq": "0"})
+        answer = await client.send(
+            method, target.format(sid="s", gid="g", mid="m", txid="t"), headers={"producer-seq": "0"}
+        )
         assert answer.status != 405
         assert answer.status < 500
         assert b'"NOT_FOUND"' not in answer.body

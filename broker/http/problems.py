@@ -78,6 +78,7 @@ standing_of: Final[dict[Code, Standing]] = {
     Code.ALREADY_CLAIMED: Standing(409, "Another worker holds the lease"),
     Code.NO_PENDING_WORK: Standing(409, "There is nothing to do"),
     Code.FENCED: Standing(403, "A newer writer has taken over"),
+    Code.TXID_TIMEOUT: Standing(504, "No record has this txid yet", retryable=True),
     Code.TOO_MANY_FORKS: Standing(429, "The source has too many forks", retryable=True),
     Code.TOO_MANY_PRODUCERS: Standing(429, "The stream has too many producers", retryable=True),
     Code.TOO_MANY_GENERATIONS: Standing(429, "Too many generations are open", retryable=True),

@@ -19,7 +19,7 @@ CORS_EXPOSED: Final = (
 CORS_ALLOWED: Final = (
     b"authorization, content-type, if-none-match, last-event-id, prefer, producer-epoch, producer-id, producer-seq, "
     b"stream-closed, stream-expires-at, stream-fork-offset, stream-fork-sub-offset, stream-forked-from, stream-seq, "
-    b"stream-ttl, traceparent, x-request-id, *"
+    b"stream-ttl, traceparent, txid, x-request-id, *"
 )
 COMMON: Final[tuple[Header, ...]] = (
     # PROTOCOL.md 12.7: nothing that a writer put into a stream may be sniffed into something executable …

@@ -20,6 +20,7 @@ from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
 from broker.http.session_fork_api import SessionForks
 from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_of
+from broker.http.txids import Txids
 from broker.http.ui_stream import UIStreams
 from broker.materializer import Materializer
 from broker.partition import Partition
@@ -49,6 +50,7 @@ class SessionApi:
         self._materializer = materializer
         self._forks = SessionForks(partition)
         self._async_acks = async_acks
+        self._txids = Txids(partition, live)
         self._ui_streams = UIStreams(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
@@ -60,6 +62,8 @@ class SessionApi:
             return await self._messages(request, target)
         if target.action == "upload":
             raise BadRequest(Code.UPGRADE_REQUIRED, headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))
+        if target.part == "txids":
+            return await unless_client_leaves(self._txids.get(request, target), receive)
         if request.method == "GET":
             requests.require_no_parameters(request)
             return await self._read(request, target)

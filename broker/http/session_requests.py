@@ -108,13 +108,21 @@ def _entry(
         target.path,
         seq=seq,
         digest=digest,
-        txid=id_parameter(parameters, "txid", ""),
+        txid=_txid(request, parameters),
         request_id=request.request_id,
         traceparent=traceparent_of(request.headers),
         options=b"" if options is None else encode_options(options),
         lengths=lengths,
         body=body,
     )
+
+
+def _txid(request: Request, parameters: dict[str, str]) -> str:
+    """What the writer calls this write: a parameter or, where the query belongs to the batch, a header."""
+    header = request.headers.get(b"txid", b"").decode("latin-1")
+    if header:
+        require_id(header, "Txid", Code.INVALID_HEADER)
+    return id_parameter(parameters, "txid", header)
 
 
 def _create(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:

@@ -46,6 +46,7 @@ ROUTES: Final = (
     Route("POST", "/v1/sessions/{sid}/generations/{gid}/heartbeat"),
     Route("POST", "/v1/sessions/{sid}/generations/{gid}/stop"),
     Route("GET", "/v1/sessions/{sid}/generations/{gid}"),
+    Route("GET", "/v1/sessions/{sid}/txids/{txid}"),
     Route("GET", "/v1/sessions/{sid}/ui-stream"),
 )
 
