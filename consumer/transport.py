@@ -111,6 +111,13 @@ class HttpTransport:
             finally:
                 await answer.aclose()
 
+    async def resolved(self, request: Request) -> tuple[httpx.URL, dict[str, str]]:
+        """Where a request goes, with the parameters and the headers that go with every one. Raises ValueFailed."""
+        wait_s_max = self._limits.attempt_timeout_s
+        headers = await evaluate(self._headers, wait_s_max=wait_s_max)
+        params = await evaluate(self._params, wait_s_max=wait_s_max)
+        return self._url(request.target, params), headers
+
     async def connect(self, request: Request) -> EventConnection:
         """A live connection. Raises what the answer stands for if it is no success, BadAnswer if it is another kind."""
         # A compressing proxy would hold events back until its buffer is full.
@@ -141,15 +148,14 @@ class HttpTransport:
         self, client: httpx.AsyncClient, request: Request, more: Mapping[str, str] | None = None
     ) -> httpx.Response:
         """The head of an answer; the body is still to be read, or to be closed."""
-        wait_s_max = self._limits.attempt_timeout_s
-        headers = await evaluate(self._headers, wait_s_max=wait_s_max)
-        params = await evaluate(self._params, wait_s_max=wait_s_max)
+        url, headers = await self.resolved(request)
+        silence_s_max = request.silence_s_max or self._limits.attempt_timeout_s
         built = client.build_request(
             request.method,
-            self._url(request.target, params),
+            url,
             headers={**headers, **(more or {}), **request.headers},
             content=request.body,
-            timeout=httpx.Timeout(request.silence_s_max or wait_s_max, connect=self._limits.connect_timeout_s),
+            timeout=httpx.Timeout(silence_s_max, connect=self._limits.connect_timeout_s),
         )
         try:
             return await client.send(built, stream=True)

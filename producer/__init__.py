@@ -40,11 +40,11 @@ from producer.metrics import Duration, Metrics
 from producer.outbox import Outbox
 from producer.producer import Producer
 from producer.protocol import Appended, StreamInfo
-from producer.sender import Receipt
 from producer.spool import Kept
 from producer.spooled import SpooledGeneration
 from producer.stream_producer import StreamProducer
 from producer.streams import Streams
+from producer.uploads import Receipt, UploadMode
 
 __all__ = [
     "AccessDenied",
@@ -93,6 +93,7 @@ __all__ = [
     "Transport",
     "Unavailable",
     "Unhealthy",
+    "UploadMode",
     "ValueFailed",
     "has_no_effect",
 ]

@@ -29,9 +29,10 @@ from producer.guard import GuardedTransport
 from producer.limits import Limits
 from producer.metrics import Metrics
 from producer.pace import Pace
-from producer.sender import Place, Receipt, Sender
+from producer.sender import Sender
 from producer.signal import Signal
 from producer.spool import Kept, Spool, State
+from producer.uploads import Place, Receipt, UploadMode
 from producer.window import Flight
 
 __all__ = ["Forwarder", "Network"]
@@ -63,6 +64,7 @@ class Network:
     metrics: Metrics
     moved: Signal
     """Rings when one of them has got on."""
+    mode: UploadMode
 
 
 class _Paused(ClientError):
@@ -272,7 +274,7 @@ class _SpooledSender(Sender):
     """A sender whose batches are in the spool before they leave."""
 
     def __init__(self, forwarder: Forwarder, network: Network, place: Place) -> None:
-        super().__init__(network.transport, place, network.limits)
+        super().__init__(network.transport, place, network.limits, network.mode)
         self.watch(network.transport.health, network.metrics)
         self._ending_s_max = math.inf
         self._forwarder = forwarder
@@ -306,10 +308,10 @@ class _SpooledSender(Sender):
             await anyio.sleep(wait_s)
         return await super()._post(seq, batch)
 
-    async def _keep_alive(self) -> None:
-        """See Pipeline. Nobody's generation is left to its lease."""
+    async def _renew_lease(self) -> None:
+        """See Sender. Nobody's generation is left to its lease."""
         await self._forwarder.attended.wait()
-        await super()._keep_alive()
+        await super()._renew_lease()
 
     async def _conclude_refused(self, refusal: Refused) -> None:
         if refusal.code != LANE_BUSY:  # then it is opened in another lane

@@ -12,13 +12,14 @@ import anyio
 
 from consumer.address import checked_id, generation_target
 from consumer.errors import BufferFull, ClientError, Fenced, Refused
-from consumer.transport import Transport
 from consumer.wire import ENDED, Code, Reason, Status
 from producer.coalesce import Coalescer, Delta, Merging
 from producer.control import Control, Stopped
 from producer.encoding import encode_chunk
+from producer.guard import GuardedTransport
 from producer.limits import Limits
-from producer.sender import Place, Receipt, Sender
+from producer.sender import Sender
+from producer.uploads import Place, Receipt, UploadMode
 
 __all__ = ["Generation", "Opening", "Pressure", "end_because", "finish_body"]
 
@@ -111,12 +112,13 @@ class Generation:
         self,
         opening: Opening,
         *,
-        transport: Transport,
+        transport: GuardedTransport,
         control: Control,
         limits: Limits,
         start: Callable[[Sender], None],
         resume: bool,
         pressure: Pressure,
+        mode: UploadMode,
     ) -> None:
         self._opening = opening
         self._transport = transport
@@ -125,6 +127,7 @@ class Generation:
         self._start = start
         self._resume = resume
         self._pressure = pressure
+        self._mode = mode
         self.dropped_chunks = 0
         """Not sent, by the policy `drop`."""
         self._skip = 0
@@ -251,7 +254,7 @@ class Generation:
             raise RuntimeError("a generation can be entered once; make another, with resume=True if it is the same")
         next_seq = await self._take_up() if self._resume else 0
         place = self._opening.place(next_seq=next_seq, chunks=self._skip)
-        self._entered = Sender(self._transport, place, self._limits)
+        self._entered = Sender(self._transport, place, self._limits, self._mode)
         if self._was_complete:
             self._entered.conclude()
         else:

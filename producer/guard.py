@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Final
 
 import anyio
+import httpx
 
 from consumer.errors import AttemptFailed, ClientError, Unhealthy
-from consumer.transport import Request, Response, Transport
+from consumer.transport import HttpTransport, Request, Response, Transport
 from producer.health import Health
 from producer.signal import Signal
 
@@ -22,6 +24,8 @@ class GuardedTransport:
 
     def __init__(self, transport: Transport, health: Health) -> None:
         self.health = health
+        self.streams = True
+        """Whether connections that last as long as an answer get through; something on the way may hold them back."""
         self._transport = transport
         self._failed = Signal()
 
@@ -47,10 +51,21 @@ class GuardedTransport:
             self.health.succeeded()
         return response
 
+    def resolved(self, request: Request) -> Awaitable[tuple[httpx.URL, dict[str, str]]]:
+        """Where a request would go, and its headers. Raises TypeError if the transport does not tell."""
+        if not isinstance(self._transport, HttpTransport):
+            raise TypeError("only requests go through a transport of the caller's own")
+        return self._transport.resolved(request)
+
     def failed(self) -> None:
         """An attempt had no usable answer."""
         self.health.failed(anyio.current_time())
         self._failed.ring()
+
+    @property
+    def carries_streams(self) -> bool:
+        """Whether `resolved` tells, and connections of that kind get through as far as is known."""
+        return self.streams and isinstance(self._transport, HttpTransport)
 
     async def probe(self) -> None:
         """Ask an unhealthy broker now and then how it is. Runs until it is cancelled."""

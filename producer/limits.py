@@ -32,6 +32,9 @@ class Limits(RequestLimits):
     the next batch larger, so more of them buy little, and the more there are the more often one overtakes another and
     is sent twice: on loopback, with 400 batches as fast as they go, none at 2, one in twenty at 4, most at 8. Far below
     the 64 batches that a broker remembers receipts of."""
+    streamed_in_flight_max: int = 16
+    """The same over one connection, which keeps the order. Far below the 64 batches that a broker takes from one upload
+    before they are durable."""
     buffer_bytes_max: int = 8 * MIB
     """Written and not acknowledged, in flight included; then `write` waits, so memory stays flat when the broker is
     slow."""

@@ -25,6 +25,7 @@ from producer.metrics import Metrics
 from producer.pace import Pace
 from producer.signal import Signal
 from producer.spool import Kept, Spool, State
+from producer.uploads import UploadMode
 
 __all__ = ["Outbox"]
 
@@ -53,7 +54,9 @@ class Outbox:
     same ids, or ended by `end`.
     """
 
-    def __init__(self, path: Path, transport: GuardedTransport, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, path: Path, transport: GuardedTransport, limits: Limits, metrics: Metrics, mode: UploadMode
+    ) -> None:
         self._path = path
         self._limits = limits
         patient = replace(limits, deadline_s=None, buffer_bytes_max=_buffer_bytes(limits))
@@ -67,6 +70,7 @@ class Outbox:
             anyio.CapacityLimiter(limits.catch_up_generations_max),
             metrics,
             self._moved,
+            mode,
         )
         self._spool: Spool | None = None
         self._tasks: anyio.abc.TaskGroup | None = None

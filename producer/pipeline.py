@@ -47,7 +47,15 @@ class Pipeline(ABC, Generic[R]):
     returns when everything written is acknowledged after the end was told, or when `error` is set.
     """
 
-    def __init__(self, name: str, limits: Limits, framing: Framing = JSON_ARRAY, *, next_seq: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        framing: Framing = JSON_ARRAY,
+        *,
+        next_seq: int = 0,
+        in_flight_max: int | None = None,
+    ) -> None:
         self.name = name
         """What is told of it in notes and logs."""
         self.changed = Signal()
@@ -67,7 +75,7 @@ class Pipeline(ABC, Generic[R]):
         self._limits = limits
         self._framing = framing
         self._batcher = Batcher(limits, framing)
-        self._window: Window[R] = Window(next_seq=next_seq, in_flight_max=limits.in_flight_max)
+        self._window: Window[R] = Window(next_seq=next_seq, in_flight_max=in_flight_max or limits.in_flight_max)
         self._scope = anyio.CancelScope(shield=True)
         self._acknowledged_s = anyio.current_time()
         """When the broker last acknowledged a batch."""

@@ -15,6 +15,7 @@ import anyio.abc
 from consumer.address import broker_url
 from consumer.transport import HttpTransport, Pool, Transport
 from consumer.values import Values
+from producer import websocket
 from producer.coalesce import Coalescer, Merging
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
 from producer.generation import Generation, Opening, Pressure
@@ -26,6 +27,7 @@ from producer.outbox import Outbox
 from producer.pipeline import Pipeline
 from producer.spooled import SpooledGeneration
 from producer.streams import Streams
+from producer.uploads import UploadMode
 
 __all__ = ["Producer"]
 
@@ -65,7 +67,9 @@ class Producer:
         params: Values | None = None,
         transport: Transport | None = None,
         spool: Path | str | None = None,
+        upload: UploadMode | str = UploadMode.POST,
     ) -> None:
+        self._mode = _usable(UploadMode(upload), transport)
         self._limits = limits or Limits()
         self._health = Health(self._limits)
         self._counted = Metrics()
@@ -221,6 +225,7 @@ class Producer:
             start=self._start,
             resume=resume,
             pressure=Pressure(Merging(merging), Coalescer(format), drop),
+            mode=self._mode,
         )
 
     def spooled(  # noqa: PLR0913  what a generation is opened with, each with its default
@@ -264,7 +269,7 @@ class Producer:
         return self._outbox
 
     def _make_outbox(self, path: Path) -> Outbox:
-        return Outbox(path, self._transport, self._limits, self._counted)
+        return Outbox(path, self._transport, self._limits, self._counted, self._mode)
 
     def _end_all(self) -> None:
         """End what was left open: its writer is still inside, and learns it from its next call."""
@@ -288,6 +293,15 @@ class Producer:
             await pipeline.run()
         finally:
             self._pipelines.discard(pipeline)
+
+
+def _usable(mode: UploadMode, transport: Transport | None) -> UploadMode:
+    """Raises ValueError for a mode that the transport does not have, RuntimeError for one that is not installed."""
+    if mode is not UploadMode.POST and transport is not None:
+        raise ValueError(f"a transport of the caller's own sends requests; {mode} is no request")
+    if mode is UploadMode.WEBSOCKET and not websocket.is_installed:
+        raise RuntimeError("to upload over a WebSocket, install streamfold[websocket]")
+    return mode
 
 
 def _http(url: str, limits: Limits, headers: Values | None, params: Values | None) -> HttpTransport:

@@ -2,70 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import anyio
-import msgspec
 
-from consumer.answer import check, read
-from consumer.errors import ClientError, Refused, Unavailable, Unhealthy
+from consumer.answer import check
+from consumer.errors import AttemptFailed, BadAnswer, ClientError, Refused, Unavailable, Unhealthy
 from consumer.retry import persist
-from consumer.transport import Request, Transport
-from consumer.wire import JSON, PRODUCER_SEQ, STREAM_DURABILITY, Code, Status
+from consumer.transport import Request
+from consumer.wire import Code, Status
 from producer.batcher import Batch
 from producer.encoding import encode_chunk
+from producer.guard import GuardedTransport
 from producer.limits import Limits
+from producer.ndjson import NdjsonConnection
 from producer.pipeline import Pipeline
+from producer.streaming import StreamingUpload
+from producer.uploads import Connection, Place, PostUpload, Receipt, UploadMode
+from producer.websocket import SocketConnection
 
-__all__ = ["Place", "Receipt", "Sender"]
+__all__ = ["Sender"]
 
 HEARTBEATS_A_LEASE = 3
 """Two of them may be lost before the lease runs out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a generation is written, and where its sequence stands."""
-
-    target: str
-    """The path of the generation."""
-    opening: str
-    """The query that opens it; travels with seq 0 only."""
-    lease_ms: int
-    next_seq: int = 0
-    chunks: int = 0
-    """Durable before this process took it up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the broker acknowledged: everything up to this batch is in the log."""
-
-    offset: str
-    """Where the log stands after it; a reader that starts here gets what came later."""
-    seq: int
-    fence: int
-    durability: str
-    """What the acknowledgement promises: a value of `consumer.wire.Durability`, empty if the broker did not say."""
-    duplicate: bool = False
-    """It had arrived before: an earlier attempt did it, or an earlier process."""
-
-
-class _Acknowledgement(msgspec.Struct):
-    seq: int
-    offset: str
-    fence: int
-    duplicate: bool = False
-
-
 class Sender(Pipeline[Receipt]):
     """What is written into one generation, on its way."""
 
-    def __init__(self, transport: Transport, place: Place, limits: Limits) -> None:
-        super().__init__(f"the generation at {place.target}", limits, next_seq=place.next_seq)
+    def __init__(
+        self, transport: GuardedTransport, place: Place, limits: Limits, mode: UploadMode = UploadMode.POST
+    ) -> None:
+        streams = mode is not UploadMode.POST and transport.carries_streams
+        in_flight_max = limits.streamed_in_flight_max if streams else limits.in_flight_max
+        super().__init__(
+            f"the generation at {place.target}", limits, next_seq=place.next_seq, in_flight_max=in_flight_max
+        )
         self._transport = transport
         self._place = place
+        self._mode = mode
+        self._posts = PostUpload(transport, place)
+        self._stream = self._streaming() if streams else None
 
     @property
     def chunks_durable(self) -> int:
@@ -93,17 +70,45 @@ class Sender(Pipeline[Receipt]):
 
     async def end_unopened(self, body: bytes) -> Receipt:
         """Finish in the place of the first batch. Call it when `over`, and no batch was acknowledged."""
-        return await persist(partial(self._post, 0, _finish(body)), self._limits, deadline_s=self._limits.deadline_s)
+        return await persist(
+            partial(self._posts.send, 0, _finish(body)), self._limits, deadline_s=self._limits.deadline_s
+        )
 
     async def _post(self, seq: int, batch: Batch) -> Receipt:
-        target = f"{self._place.target}/{'finish' if batch.last else 'chunks'}"
-        if seq == 0:
-            target = f"{target}?{self._place.opening}"
-        headers = {"content-type": JSON, PRODUCER_SEQ: str(seq)}
-        response = await self._transport.send(Request("POST", target, batch.body, headers))
-        answer = read(response, _Acknowledgement)
-        durability = response.headers.get(STREAM_DURABILITY, "")
-        return Receipt(answer.offset, answer.seq, answer.fence, durability, answer.duplicate)
+        """See Pipeline. Over the connection, if there is one, and what may go there."""
+        if self._stream is None or self._goes_alone:
+            return await self._posts.send(seq, batch)
+        if batch.last and self._mode is UploadMode.NDJSON:  # a finish is a request of its own, behind the last line
+            await self._stream.rest()
+            return await self._posts.send(seq, batch)
+        try:
+            return await self._stream.send(seq, batch)
+        except (AttemptFailed, BadAnswer, Refused) as error:
+            if self._stream.has_worked or not _is_held_back(error):
+                raise
+            self._transport.streams, self._stream = False, None
+            raise AttemptFailed(f"no way for a {self._mode}: {error}", status=error.status) from error
+
+    @property
+    def _goes_alone(self) -> bool:
+        """A batch that nothing may follow gains nothing from a connection, and a request tells at once what is wrong.
+
+        That is the first one, one that failed with others behind it, and each one while attempts keep failing.
+        """
+        return self.receipt is None or self._window.is_healing or not self._transport.health.is_healthy
+
+    def _streaming(self) -> StreamingUpload:
+        timeout_s = self._limits.attempt_timeout_s
+        return StreamingUpload(self._connected, self._transport, self.abandon, attempt_timeout_s=timeout_s)
+
+    async def _connected(self, first: int) -> Connection:
+        """A connection whose first batch has this seq."""
+        verb = "chunks" if self._mode is UploadMode.NDJSON else "upload"
+        request = Request("POST", f"{self._place.target}/{verb}{self._place.query_for(first)}")
+        url, headers = await self._transport.resolved(request)
+        if self._mode is UploadMode.NDJSON:
+            return await NdjsonConnection.open(url, headers, first)
+        return await SocketConnection.open(url, headers)
 
     async def _conclude_refused(self, refusal: Refused) -> None:
         """End the generation in place of the batch that the broker will not take, and say what is missing.
@@ -115,7 +120,7 @@ class Sender(Pipeline[Receipt]):
             return
         lost = {"firstChunk": self.chunks_durable, "chunks": self._window.chunks + self._batcher.chunks}
         body = encode_chunk({"status": "failed", "error": {"code": refusal.code, "lost": lost}})
-        attempt = partial(self._post, head.seq, _finish(body))
+        attempt = partial(self._posts.send, head.seq, _finish(body))
         with anyio.CancelScope(shield=True):
             try:
                 await persist(attempt, self._limits, deadline_s=self._limits.finish_timeout_s)
@@ -123,6 +128,13 @@ class Sender(Pipeline[Receipt]):
                 refusal.add_note(f"the generation could not be ended as failed either: {error}")
 
     async def _keep_alive(self) -> None:
+        """See Pipeline."""
+        async with anyio.create_task_group() as tasks:
+            if self._stream is not None:
+                tasks.start_soon(self._stream.run)
+            tasks.start_soon(self._renew_lease)
+
+    async def _renew_lease(self) -> None:
         """Renew the lease while nothing else does."""
         interval_s = self._place.lease_ms / 1000 / HEARTBEATS_A_LEASE
         renewed_s = anyio.current_time()
@@ -154,6 +166,13 @@ class Sender(Pipeline[Receipt]):
 
     async def _call(self, request: Request) -> None:
         check(await self._transport.send(request))
+
+
+def _is_held_back(error: ClientError) -> bool:
+    """Whether something on the way does not let such a connection through: it answers itself, or keeps silent."""
+    if isinstance(error, Refused):
+        return error.code.startswith("HTTP_")
+    return isinstance(error, BadAnswer) or (isinstance(error, AttemptFailed) and error.effect_unknown)
 
 
 def _finish(body: bytes) -> Batch:

@@ -85,10 +85,11 @@ class Window(Generic[R]):
         """Whether another batch may be admitted."""
         if self.receipt is None:
             return not self._flights
-        return len(self._flights) < self._in_flight_max and not self._is_healing
+        return len(self._flights) < self._in_flight_max and not self.is_healing
 
     @property
-    def _is_healing(self) -> bool:
+    def is_healing(self) -> bool:
+        """Whether something waits to be sent again, behind the head."""
         return any(flight.state is State.HELD for flight in self._flights.values())
 
     @property

@@ -57,7 +57,7 @@ WALLS = [
         ours=("broker", "consumer.wire", "consumer.fold", "consumer.session", "consumer.plain"),
         doors=("broker.cli", "broker.demo"),
     ),
-    Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=CLIENT_LIBRARIES),
+    Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=(*CLIENT_LIBRARIES, "h11", "websockets")),
     Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES),
     Wall("consumer.wire", ours=(), others=("msgspec",)),
     Wall("consumer.errors", ours=("consumer.wire",), others=()),

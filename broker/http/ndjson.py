@@ -24,7 +24,7 @@ from broker.http.coding import Inflater, inflater_of
 from broker.http.endpoint import answer_error, request_of
 from broker.http.problems import BadRequest, answer_bad_request
 from broker.http.request import ClientLeft, Headers, Receive, Scope, headers_of, raw_path_of, request_id_of
-from broker.http.response import COMMON, Header, Response, Send, send_response
+from broker.http.response import COMMON, Header, Response, Send
 from broker.http.session_routes import target_of
 from broker.http.upload import Ack, End, Finished, Upload, Uploads, error_of
 from consumer.wire import NDJSON, Code
@@ -175,11 +175,18 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def refuse(self, response: Response) -> None:
-        """Answer an upload of which nothing was acknowledged."""
+        """Answer an upload of which nothing was acknowledged.
+
+        At once, for a client that reads while it writes; and the end of the answer, behind which the connection closes,
+        only when the body has run out, for one that does not.
+        """
         self._uploads.traffic.count(response.status)
+        closing = () if CLOSE[0] in response.headers else CLOSE
+        headers = [*COMMON, (b"x-request-id", self.request_id), *response.headers, *closing]
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await self._send_body(response.body)
         await self._run_out()
-        headers = [*response.headers, *CLOSE] if CLOSE[0] not in response.headers else response.headers
-        await send_response(self._send, Response(response.status, headers, response.body), self.request_id)
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def _run_out(self) -> None:
         if self._more:
