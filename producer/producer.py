@@ -52,6 +52,9 @@ class Producer:
     the producers of streams, with everything they have written; that takes at most `finish_timeout_s`, and no
     cancellation cuts it short.
 
+    `upload` says how batches travel (`UploadMode`). With `spool`, a path, `spooled` makes generations that survive the
+    process; entering then raises SpoolInUse, SpoolCorrupt or another SpoolError if the file cannot be used.
+
     `headers` and `params` go with every request; a function among them, async or not, is called for each one, so that a
     token can be renewed. All requests are retried on connection errors, time outs, 408, 429 and 5xx, as long as the
     deadline allows; doing so never doubles anything. Every error is one of `consumer.errors`. Raises ValueError if the

@@ -17,7 +17,7 @@ from producer.guard import GuardedTransport
 from producer.limits import Limits
 from producer.ndjson import NdjsonConnection
 from producer.pipeline import Pipeline
-from producer.streaming import StreamingUpload
+from producer.streaming import Silence, StreamingUpload
 from producer.uploads import Connection, Place, PostUpload, Receipt, UploadMode
 from producer.websocket import SocketConnection
 
@@ -76,15 +76,16 @@ class Sender(Pipeline[Receipt]):
 
     async def _post(self, seq: int, batch: Batch) -> Receipt:
         """See Pipeline. Over the connection, if there is one, and what may go there."""
-        if self._stream is None or self._goes_alone:
+        stream = self._stream
+        if stream is None or self._goes_alone:
             return await self._posts.send(seq, batch)
         if batch.last and self._mode is UploadMode.NDJSON:  # a finish is a request of its own, behind the last line
-            await self._stream.rest()
+            await stream.rest()
             return await self._posts.send(seq, batch)
         try:
-            return await self._stream.send(seq, batch)
-        except (AttemptFailed, BadAnswer, Refused) as error:
-            if self._stream.has_worked or not _is_held_back(error):
+            return await stream.send(seq, batch)
+        except (Silence, BadAnswer, Refused) as error:
+            if stream.has_worked or not _is_held_back(error):
                 raise
             self._transport.streams, self._stream = False, None
             raise AttemptFailed(f"no way for a {self._mode}: {error}", status=error.status) from error
@@ -170,9 +171,7 @@ class Sender(Pipeline[Receipt]):
 
 def _is_held_back(error: ClientError) -> bool:
     """Whether something on the way does not let such a connection through: it answers itself, or keeps silent."""
-    if isinstance(error, Refused):
-        return error.code.startswith("HTTP_")
-    return isinstance(error, BadAnswer) or (isinstance(error, AttemptFailed) and error.effect_unknown)
+    return not isinstance(error, Refused) or error.code.startswith("HTTP_")
 
 
 def _finish(body: bytes) -> Batch:

@@ -18,7 +18,7 @@ from producer.guard import GuardedTransport
 from producer.signal import Signal
 from producer.uploads import Connect, Connection, Receipt
 
-__all__ = ["StreamingUpload"]
+__all__ = ["Silence", "StreamingUpload"]
 
 
 class _Waiting:
@@ -32,6 +32,10 @@ class _Waiting:
         self.done = anyio.Event()
         self.receipt: Receipt | None = None
         self.error: ClientError | None = None
+
+
+class Silence(AttemptFailed):
+    """Nothing was acknowledged for as long as an answer may take, though the connection stands."""
 
 
 class _OutOfTurn(AttemptFailed):
@@ -78,7 +82,7 @@ class StreamingUpload:
         if waiting.receipt is None:
             self._scope.cancel()  # what else is on this connection will not be heard of either
             self._guard.failed()
-            raise AttemptFailed(f"no acknowledgement within {self._attempt_timeout_s:g} s")
+            raise Silence(f"no acknowledgement within {self._attempt_timeout_s:g} s")
         return waiting.receipt
 
     async def run(self) -> None:
@@ -102,7 +106,7 @@ class StreamingUpload:
         """Raises why it ended, unless nobody waits for anything."""
         self._wants_rest = False
         first = min(self._waiting)
-        lost = AttemptFailed("the connection was given up: nothing was heard")
+        lost = Silence("the connection was given up: nothing was heard")
         with anyio.CancelScope() as self._scope:
             connection = await self._opened(first)
             try:

@@ -38,6 +38,8 @@ class Cutter:
         finally:
             server.close()
             self.cut_all()
+            while self._writers:  # noqa: ASYNC110  each of their tasks is on its way out
+                await asyncio.sleep(0.001)
 
     def cut_all(self) -> None:
         """Cut what is connected."""

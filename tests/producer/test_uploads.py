@@ -85,16 +85,17 @@ async def test_whole_answer_takes_one_connection(live: Broker, sid: str, mode: U
 @pytest.mark.parametrize("mode", MODES)
 async def test_network_that_keeps_failing_loses_and_doubles_nothing(live: Broker, sid: str, mode: UploadMode) -> None:
     """R45: every connection is cut after a few batches, in the middle of a request or of an answer."""
-    cutter = Cutter(live.port, random.Random(5), 800, 5_000)
+    texts = [f"{n} {'x' * 60}" for n in range(200)]
+    cutter = Cutter(live.port, random.Random(5), 1_000, 5_000)
     limits = replace(LIMITS, degraded_after=1_000_000)  # it would go over to single requests
     async with cutter.serving(), Producer(cutter.url, limits=limits, upload=mode) as producer:
         await producer.create_session(sid)
         async with producer.generation(sid, "g", format="text", lease_ms=60_000) as generation:
-            for n in range(200):
-                await generation.write(str(n))
+            for text in texts:
+                await generation.write(text)
             await generation.flush()
     assert cutter.cuts > 3
-    assert await chunks_in(live.url, sid) == [str(n) for n in range(200)]
+    assert await chunks_in(live.url, sid) == texts
     assert await ends_in(live.url, sid) == [("complete", None)]
 
 
