@@ -68,8 +68,8 @@ SSE_CACHE_BYTES: Final = 16 * MIB
 UI_STREAM_LIFE_S: Final = 600.0
 """A connection that tells one answer. A reader that comes back is told all of it again, so longer than other reads; not
 for ever, so that what holds no reader any more is noticed."""
-UI_STREAM_READ_BYTES: Final = 256 * KIB
-"""Records cut into events in one step: some milliseconds of the event loop."""
+UI_STREAM_READ_BYTES: Final = 64 * KIB
+"""Records made events of in one step: a few milliseconds of the event loop."""
 UI_STREAM_CACHE_BYTES: Final = 4 * MIB
 """Encoded steps of running answers, shared by the pages that show the same one."""
 CURSOR_INTERVAL_S: Final = 20

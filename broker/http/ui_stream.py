@@ -53,9 +53,8 @@ class UIStreams:
         self._live = live
         self._life_s = life_s
         self._frames = sse.FrameCache(limits.UI_STREAM_CACHE_BYTES)
-        self._conversions: dict[
-            tuple[int, str], Conversion
-        ] = {}  # by (incarnation, generation id), while they are read
+        # By (incarnation, generation id), while somebody reads them.
+        self._conversions: dict[tuple[int, str], Conversion] = {}
 
     async def get(self, request: Request, target: Target) -> Response | LiveResponse:
         """The answer that runs in `lane`; 204 when none does.
@@ -177,7 +176,9 @@ class UIStreams:
                     return
                 if self._partition.draining or now >= ends_at:
                     raise CutOff
-                if position >= stream.tail:
+                if position < stream.tail:
+                    await asyncio.sleep(0)  # whoever is far behind takes turns with everybody else
+                else:
                     until = min(ends_at, told_at + self._settings.sse_keepalive_s)
                     await self._partition.wait(answer.path, answer.incarnation, position, max(0.0, until - now))
 
