@@ -228,7 +228,7 @@ class SessionFold:
     def _add_generation(self, generation_id: str, value: JSONObject) -> str | None:
         try:
             told = msgspec.convert(value, _GenerationValue)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeError):  # it cannot quote half a surrogate pair
             return self._refuse()
         turn = self._generations.get(generation_id)
         if turn is None:

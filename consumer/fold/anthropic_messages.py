@@ -160,7 +160,7 @@ class MessageDraft:
         content = own_list(message, "content")
         block_types, rule = self._delta_rules[kind]
         index = _place(content, event.get("index"))
-        if index is not None and content[index].get("type") in block_types:
+        if index is not None and text_at(content[index], "type") in block_types:
             rule(self, own_object(content, index), index, delta)
             return True
         if not content:

@@ -219,7 +219,7 @@ def _checked(chunk: JSONObject) -> list[Any]:
     """The chunk's choices. Raises ChunkFault if the fold cannot read it, FatalChunk if an index is out of bounds."""
     try:
         read = msgspec.convert(chunk, _Chunk)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:  # it cannot quote half a surrogate pair
         raise ChunkFault("malformed", str(error)) from error
     for choice in read.choices:
         _check_index(choice.index, "choice")

@@ -35,7 +35,7 @@ def checked(value: JSON) -> JSONObject:
     shape = _Data if isinstance(kind, str) and kind.startswith("data-") else _UNION
     try:
         chunk = msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:  # it cannot quote half a surrogate pair
         raise NotAChunk(str(error)) from error
     if isinstance(chunk, _TextEnd) and isinstance(chunk.citations, list):
         return {**value, "citations": _own_fields_of_citations(value["citations"])}

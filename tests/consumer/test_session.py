@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from consumer.fold import Fold
 from consumer.plain import DEPTH_MAX, encode
 from consumer.session import BadSessionState, SessionFold
+from tests.consumer.fold.chunks import format_and_chunks
 from tests.consumer.records import answer, chunk, ended, opened, stop, whole
 
 
@@ -312,6 +313,7 @@ def test_records_seen_twice_change_nothing() -> None:
         opened("g", "n"),
         opened("h", "n") | {"value": {"messageId": "n"}},
         ended("h", "n", "paused"),
+        ended("h", "n", "\ud83d"),
         whole("m"),
         whole("n") | {"value": "text"},
         whole("n") | {"value": {"role": 1}},
@@ -470,3 +472,22 @@ def test_nothing_that_comes_makes_it_raise(log: list[Any]) -> None:
     folding = folded(log)
 
     assert len({item["id"] for item in folding.items()}) == len(folding.items())
+
+
+@settings(max_examples=100)
+@given(format_and_chunks(12), st.data())
+def test_in_every_format_records_seen_again_and_a_snapshot_in_between_change_nothing(
+    given_: tuple[str, list[Any]], data: st.DataObject
+) -> None:
+    name, chunks = given_
+    log = [opened("g", "m", chunk_format=name)]
+    log += [chunk("g", number, "m", content) for number, content in enumerate(chunks)]
+    log += [ended("g", "m", data.draw(st.sampled_from(["complete", "failed"])), chunk_format=name)]
+    cut = data.draw(st.integers(0, len(log)))
+
+    folding = reloaded(folded(log[:cut]))
+    for number in range(len(log)):
+        folding.add(log[number])
+        folding.add(log[data.draw(st.integers(0, number))])
+
+    assert encode([*folding.items()]) == encode([*folded(log).items()])

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import consumer.fold
 from consumer.fold import FORMATS, BadFoldState, BadMessage, Fold, UnknownFormat, fold
 from consumer.fold.draft import MESSAGE_CHARS_MAX
 from consumer.fold.fold import ERRORS_MAX
 from consumer.plain import DEPTH_MAX, JSON, decode, encode
 from tests.consumer.fold.chunks import VECTOR_FORMATS, any_json, format_and_chunks, sequences, vectors
-from tests.consumer.fold.dictations import AI_SDK, DICTATIONS
+from tests.consumer.fold.dictations import AI_SDK, DICTATIONS, TEXT
 from tests.vectors import Vector, initial_of
 
 all_vectors = [vector for name in VECTOR_FORMATS for vector in vectors(name)]
@@ -231,7 +232,27 @@ def test_after_a_fatal_chunk_nothing_is_folded() -> None:
     assert told(folding) == before
 
 
+@settings(max_examples=100)
+@given(format_and_chunks(20))
+def test_most_formats_have_nothing_to_finish_when_the_stream_ends(given_: tuple[str, list[JSON]]) -> None:
+    """OpenAI's chat, Anthropic and TanStack have: `final` there differs from the message, or is None."""
+    name, chunks = given_
+    folding = folded(name, chunks)
+
+    if name in {AI_SDK, TEXT, "ag-ui-client"} and not folding.failed:
+        assert folding.final() == folding.message
+    if name == "openai-responses" and not folding.failed:
+        assert folding.final() in (folding.message, None)
+    if folding.failed:
+        assert folding.final() is None
+
+
 # -- formats and states ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", consumer.fold.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert hasattr(consumer.fold, name)
 
 
 def test_an_unknown_format_names_the_known_ones() -> None:

@@ -46,6 +46,8 @@ def test_a_chunk_of_the_union_is_handed_out_as_it_came(chunk: dict[str, Any]) ->
 @pytest.mark.parametrize(
     "chunk",
     [
+        {"type": "\ud83d"},
+        {"type": "finish", "finishReason": "\ud83d"},
         5,
         None,
         [],
