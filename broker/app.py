@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from broker.data_dir import DataDir
 from broker.errors import StartError
-from broker.http import admin, session_api, status, stream_api, subscription_api
+from broker.http import admin, session_api, session_list, status, stream_api, subscription_api
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
@@ -22,6 +22,7 @@ from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Scope, raw_path_of
 from broker.http.response import Send
 from broker.http.session_api import SessionApi
+from broker.http.session_list import SessionList
 from broker.http.stream_api import StreamApi
 from broker.http.subscription_api import SubscriptionApi
 from broker.http.subscriptions import error_form
@@ -81,6 +82,10 @@ class App:
             ),
             Endpoint(session_api.PREFIX, fresh(sessions.respond, catch_up), traffic, live_s_max=session_api.LIVE_S_MAX),
         )
+        sessions_list = SessionList(self.partition, settings, live)
+        self._list = Endpoint(
+            session_list.ROOT, sessions_list.respond, traffic, live_s_max=session_list.live_s_max(settings)
+        )
         self._ndjson = NdjsonEndpoint(uploads, bodies)
         self._websocket = WebSocketEndpoint(uploads, bodies)
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
@@ -103,6 +108,8 @@ class App:
         path, root_bytes = raw_path_of(scope), len(scope.get("root_path", ""))
         if scope["type"] == "websocket":
             return self._websocket if path.startswith(session_api.PREFIX, root_bytes) else self._others
+        if path[root_bytes:] == session_list.ROOT + session_list.PATH.encode():
+            return self._list
         for api in self._apis:
             if path.startswith(api.prefix, root_bytes):
                 is_upload = api.prefix == session_api.PREFIX and self._ndjson.takes(scope)

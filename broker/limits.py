@@ -60,6 +60,14 @@ SSE_LIFE_S: Final = 60.0
 """The protocol wants SSE connections closed about every 60 s, so that caches can collapse new ones (section 5.8)."""
 SSE_KEEPALIVE_S: Final = 15.0
 """A comment line when nothing happens: below the 30 s and 60 s idle timeouts of common proxies."""
+SESSIONS_PAGE: Final = 50
+SESSIONS_PAGE_MAX: Final = 500
+"""Sessions in one page of the list, if nothing is said and at most: their rows are loaded for it."""
+SESSIONS_CHANGED_MAX: Final = 10_000
+"""Sessions of which it is remembered that they changed, for those who follow the list: a few seconds of a busy broker.
+Who is further behind reads the list again."""
+SESSIONS_ROUND_S: Final = 0.1
+"""Pause of whoever follows the list: what changed meanwhile is told once. Recent sessions are to show within 0.5 s."""
 SSE_STALL_S: Final = 30.0
 """Beyond the life of its connection, until a reader that takes nothing is cut off."""
 LIVE_READERS_MAX: Final = 20_000

@@ -19,6 +19,17 @@ from broker.partition import Partition
 from broker.waker import Waker
 from consumer.wire import Code
 
+_OF_SESSION: Final = range(Kind.SESSION_CREATE, Kind.SUBSCRIPTION_CREATE)
+_LOST_A_RACE: Final = frozenset(
+    {
+        Code.FENCED.value,
+        Code.LANE_BUSY.value,
+        Code.GENERATION_MISMATCH.value,
+        Code.SESSION_NOT_FOUND.value,
+        Code.SESSION_EXISTS.value,
+    }
+)
+"""Refusals of what was right when it was sent, as its sender saw the session."""
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -50,6 +61,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """As the registry asks for them."""
         yield from self._of_partition()
+        yield from self._of_lifecycle()
         yield from self._of_subscriptions()
         yield from self._of_http()
         yield from self._of_uploads()
@@ -78,6 +90,17 @@ class Metrics(Collector):
         yield _gauge("applied_index", "Index of the newest applied entry.", partition.applied_index)
         yield _gauge("synchronous_commits", "1 while every write has a commit of its own.", partition.synchronous)
         yield _gauge("healthy", "1 while the engine acknowledges.", partition.healthy)
+
+    def _of_lifecycle(self) -> Iterator[Metric]:
+        races = CounterMetricFamily(
+            "streamfold_lifecycle_races_refused",
+            "Entries for a session that came too late, or to a lane that another one has.",
+            labels=["kind", "code"],
+        )
+        for (kind, result), count in list(self._partition.counts.outcomes.items()):
+            if kind in _OF_SESSION and result in _LOST_A_RACE:
+                races.add_metric([Kind(kind).name.lower(), result], count)
+        yield races
 
     def _of_subscriptions(self) -> Iterator[Metric]:
         partition, counts = self._partition, self._waker.counts

@@ -15,6 +15,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
+from heapq import nlargest
 from typing import Protocol
 
 import msgspec
@@ -41,6 +42,7 @@ from broker.core.state import (
 from broker.errors import EngineStopped, OutcomeUnknown, Overloaded, Unavailable
 from broker.journal import Commit, Journal, Refused
 from broker.log import Log
+from broker.recent import Recent
 from broker.rows import Rows
 from broker.store import Checkpoint, Head, Snapshot, Store
 from broker.watches import Watches
@@ -149,6 +151,8 @@ class Partition:
         """Streams that refused a producer because they have too many: some may have been idle for long."""
         self.subscriptions: dict[str, Subscription] = {}
         """All subscriptions, by id."""
+        self.recent = Recent()
+        """Which sessions have changed since this process began."""
         self.subscribers: Subscribers | None = None
         self.snapshots: Callable[[], Awaitable[list[Snapshot]]] = _no_snapshots
         """Where the materializer gives what is to ride in the checkpoint that is about to be frozen."""
@@ -165,8 +169,7 @@ class Partition:
         self._checkpoint_bytes_max = checkpoint_bytes_max
 
         self._create_future: Callable[[], asyncio.Future[Outcome]]
-        self._boot = int.from_bytes(os.urandom(8), "big") >> 1
-        self._proposal = 0
+        self._boot, self._proposal = int.from_bytes(os.urandom(8), "big") >> 1, 0
         self._index = 0  # of the newest applied entry
         self._stored_index = 0  # of the newest entry that the store has; never above _index
         self._time_ms = 0  # the partition's time at that entry; never goes back
@@ -220,6 +223,7 @@ class Partition:
         """From here on live reads end; appends in flight still finish."""
         self.draining = True
         self._watches.wake_all()
+        self.recent.wake()
 
     async def aclose(self) -> None:
         """Finish what was proposed, checkpoint, close. Idempotent."""
@@ -543,6 +547,8 @@ class Partition:
         self._unstored_bytes += ENTRY_BYTES
         for key, row in puts.items():
             self._note(key, row)
+            if key[:1] == b"S":
+                self.recent.change(key[1:].decode(), self._index + 1)
         if self._watches:
             for key in puts:
                 self._watches.wake(key)
@@ -646,6 +652,29 @@ class Partition:
         """The session whose stream is at `path`."""
         row = await self._row(session_key(path))
         return row if isinstance(row, Session) else None
+
+    async def sessions(self, before: tuple[int, str] | None, limit: int) -> list[tuple[str, Session, Stream]]:
+        """Sessions by last activity, newest first, with their streams; those below (time of activity, path) `before`.
+
+        One that moves meanwhile may be missing; `recent` has it.
+        """
+        below = (2**63 - 1, b"\xff") if before is None else (before[0], session_key(before[1]))
+        unstored = {key: row for key, row in self._rows.unstored() if key[:1] == b"S"}
+        fresh = [(row.active_ms, key) for key, row in unstored.items() if isinstance(row, Session)]
+        found = nlargest(limit, (each for each in fresh if each < below))
+        missing = limit
+        while missing > 0 and (stored := await self._store.active(below, limit)):
+            current = [each for each in stored if each[1] not in unstored]
+            found += current
+            missing -= len(current)
+            below = stored[-1]
+        return await self._with_streams([key for _, key in nlargest(limit, found)])
+
+    async def _with_streams(self, wanted: list[Key]) -> list[tuple[str, Session, Stream]]:
+        paths = [key[1:].decode() for key in wanted]
+        await self._rows.load([*wanted, *map(stream_key, paths)])
+        rows = [(path, await self.session(path), await self.stream(path)) for path in paths]
+        return [(path, session, stream) for path, session, stream in rows if session is not None and stream is not None]
 
     async def generation(self, path: str, generation_id: str) -> Generation | None:
         """A generation of that session, open or ended."""

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from broker import limits
-from broker.core.entry import Entry, GenerationOptions, Kind, body_digest, encode_options
+from broker.core.entry import NEXT_SEQ, Entry, GenerationOptions, Kind, body_digest, encode_options
 from broker.core.outcome import Outcome, Result
 from broker.core.state import Generation
 from broker.errors import Unavailable
@@ -172,8 +172,11 @@ def _prefers_async(request: Request) -> bool:
 def _still_lost(loss: Loss, generation: Generation | None, finish_seq: int) -> Loss | None:
     """What is lost when the finish comes: all that it counts and the log has not. Nothing, if it was sent again since.
 
-    Another batch than the one accepted under its seq leaves no gap; it stays lost.
+    Another batch than the one accepted under its seq leaves no gap; it stays lost. A finish without a number counts all
+    that was accepted.
     """
+    if finish_seq == NEXT_SEQ:
+        finish_seq = loss.last_seq + 1
     if generation is None:
         return Loss(0, finish_seq - 1, loss.code) if finish_seq else None
     if generation.status in ENDED:

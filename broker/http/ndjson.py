@@ -23,9 +23,9 @@ from broker.http.bodies import CLOSE, Bodies, discard, part_of
 from broker.http.coding import Inflater, inflater_of
 from broker.http.endpoint import answer_error, request_of
 from broker.http.problems import BadRequest, answer_bad_request
-from broker.http.request import ClientLeft, Headers, Receive, Scope, headers_of, raw_path_of, request_id_of
+from broker.http.request import ClientLeft, Headers, Receive, Request, Scope, headers_of, raw_path_of, request_id_of
 from broker.http.response import COMMON, Header, Response, Send
-from broker.http.session_routes import target_of
+from broker.http.session_routes import Target, target_of
 from broker.http.upload import Ack, End, Finished, Upload, Uploads, error_of
 from consumer.wire import NDJSON, Code
 
@@ -75,6 +75,14 @@ class Lines:
             raise BadRequest(Code.BODY_TOO_LARGE, f"a line of more than {self._line_bytes_max} bytes")
 
 
+def _generation_of(request: Request) -> Target:
+    """What is uploaded to. Raises BadRequest."""
+    target = target_of(request.method, request.path)
+    if not target.part_id:
+        raise BadRequest(Code.INVALID_CONTENT_TYPE, "only the chunks of one generation come as NDJSON")
+    return target
+
+
 class NdjsonEndpoint:
     """See the module. An ASGI application: an upload reads and writes at the same time."""
 
@@ -96,7 +104,7 @@ class NdjsonEndpoint:
         exchange = _Exchange(self._uploads, self._bodies, headers, receive, send)
         try:
             request = request_of(scope, headers, exchange.request_id.decode(), session_api.PREFIX)
-            target = target_of(request.method, request.path)
+            target = _generation_of(request)
             seq, inflater = requests.seq_of(headers), inflater_of(headers)
             with self._uploads.upload("ndjson", request, target) as upload:
                 reading = functools.partial(exchange.read, upload, seq, inflater)

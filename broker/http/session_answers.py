@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.core.entry import Entry, Kind, MessageOptions
+from broker.core.entry import NEXT_SEQ, Entry, Kind, MessageOptions
 from broker.core.events import timestamp
 from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
@@ -81,8 +81,6 @@ def lost_answer(target: Target, entry: Entry, generation: Generation | None, fir
         generation_id=target.part_id,
         first_seq=first_seq,
         last_seq=last_seq,
-        expected_seq=entry.seq,
-        received_seq=entry.seq,
     )
     if generation is not None:
         told = msgspec.structs.replace(
@@ -91,6 +89,9 @@ def lost_answer(target: Target, entry: Entry, generation: Generation | None, fir
             generation_status=Status.FAILED.value,
             reason=Reason.LOST_CHUNKS.value,
         )
+    if entry.seq == NEXT_SEQ:
+        return answer_with(told)
+    told = msgspec.structs.replace(told, expected_seq=entry.seq, received_seq=entry.seq)
     seq = b"%d" % entry.seq
     return answer_with(told, ((b"producer-expected-seq", seq), (b"producer-received-seq", seq)))
 
@@ -212,7 +213,7 @@ def _of_generation(entry: Entry, outcome: Outcome) -> JSONObject:
     if entry.kind == Kind.GENERATION_OPEN:
         told["leaseMs"] = generation.lease_ms
     if entry.kind in (Kind.CHUNKS, Kind.FINISH):
-        told["seq"] = entry.seq
+        told["seq"] = outcome.seq if entry.seq == NEXT_SEQ else entry.seq
     return told
 
 
@@ -248,7 +249,7 @@ def _refusal(target: Target, entry: Entry, outcome: Outcome) -> Response:
     if target.part == "generations":
         facts["generation_id"] = target.part_id
     headers = _producer_headers(outcome)
-    if entry.kind in (Kind.CHUNKS, Kind.FINISH):
+    if entry.kind in (Kind.CHUNKS, Kind.FINISH) and entry.seq != NEXT_SEQ:
         facts["received_seq"] = entry.seq
         if told.status == 409:  # noqa: PLR2004 -- Conflict
             facts["expected_seq"] = entry.seq if outcome.expected_seq is None else outcome.expected_seq

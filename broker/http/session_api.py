@@ -10,7 +10,8 @@ from typing import Final
 
 from broker import limits
 from broker.core.entry import Kind
-from broker.http import session_answers as answers, session_messages as asked, session_requests as requests
+from broker.errors import BrokerError
+from broker.http import flat_writes, session_answers as answers, session_messages as asked, session_requests as requests
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
@@ -67,9 +68,13 @@ class SessionApi:
         if request.method == "GET":
             requests.require_no_parameters(request)
             return await self._read(request, target)
-        body = await self._bodies.read(request.headers, receive)
+        return await self._write(request, target, await self._bodies.read(request.headers, receive))
+
+    async def _write(self, request: Request, target: Target, body: bytes) -> Response:
         if target.part == "fork":
             return await self._forks.fork(request, target, body)
+        if request.method == "POST" and flat_writes.is_flat(target):
+            return await self._write_flat(request, target, body)
         entry = requests.entry_of(request, target, body)
         # The client may leave from here on: what is proposed is done all the same.
         if self._async_acks.apply_to(request, entry):
@@ -80,6 +85,16 @@ class SessionApi:
         if entry.kind in _ENDS_A_LIFE and outcome.changed:
             await self._partition.settle(target.path)
         return answers.answer(target, entry, outcome, self._partition.durability)
+
+    async def _write_flat(self, request: Request, target: Target, body: bytes) -> Response:
+        named, entry = flat_writes.entry_of(request, target, body)
+        if entry.kind == Kind.FINISH and (lost := await self._async_acks.lost_before(named, entry)):
+            return lost
+        try:
+            outcome = await self._partition.propose(entry)
+        except BrokerError as error:
+            return flat_writes.failure(entry, named, error)
+        return answers.answer(named, entry, flat_writes.seen_by_flat_writers(outcome), self._partition.durability)
 
     async def _read(self, request: Request, target: Target) -> Response:
         session = await self._partition.session(target.path)

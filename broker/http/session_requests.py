@@ -8,6 +8,7 @@ import msgspec
 
 from broker import limits
 from broker.core.entry import (
+    NEXT_SEQ,
     Entry,
     GenerationOptions,
     Kind,
@@ -280,7 +281,7 @@ def _stop_or_heartbeat(request: Request, target: Target, body: bytes, parameters
 
 def _generation_options(target: Target, seq: int, parameters: dict[str, str]) -> GenerationOptions:
     """What batch 0 opens; later batches need no more than the id."""
-    if seq != 0:
+    if seq > 0:
         return GenerationOptions(target.part_id)
     continues = id_parameter(parameters, "continues", "")
     chunk_format = parameters.get("format", "" if continues else FORMAT_DEFAULT)
@@ -288,7 +289,7 @@ def _generation_options(target: Target, seq: int, parameters: dict[str, str]) ->
         raise BadRequest(Code.UNKNOWN_FORMAT, f"formats: {', '.join(sorted(FORMATS))}")
     return GenerationOptions(
         target.part_id,
-        message_id=id_parameter(parameters, "messageId", "" if continues else target.part_id),
+        message_id=id_parameter(parameters, "messageId", "" if continues or seq == NEXT_SEQ else target.part_id),
         lane=id_parameter(parameters, "lane", "" if continues else "main"),
         format=chunk_format,
         role=id_parameter(parameters, "role", "assistant"),

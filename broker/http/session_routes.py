@@ -28,7 +28,10 @@ class Route(NamedTuple):
 
 PREFIX: Final = "/v1/sessions/"
 
+LIST: Final = "/v1/sessions"
+
 ROUTES: Final = (
+    Route("GET", LIST),
     Route("PUT", "/v1/sessions/{sid}"),
     Route("GET", "/v1/sessions/{sid}"),
     Route("DELETE", "/v1/sessions/{sid}"),
@@ -36,6 +39,9 @@ ROUTES: Final = (
     Route("POST", "/v1/sessions/{sid}/fork"),
     Route("POST", "/v1/sessions/{sid}/stop"),
     Route("POST", "/v1/sessions/{sid}/records"),
+    Route("POST", "/v1/sessions/{sid}/chunks"),
+    Route("POST", "/v1/sessions/{sid}/chunks/batch"),
+    Route("POST", "/v1/sessions/{sid}/generations/finish"),
     Route("POST", "/v1/sessions/{sid}/messages"),
     Route("GET", "/v1/sessions/{sid}/messages"),
     Route("GET", "/v1/sessions/{sid}/messages/{mid}"),
@@ -96,10 +102,14 @@ def _is_id(part: str) -> bool:
     return part.startswith("{")
 
 
-_segments_of: Final = {route: tuple(route.template.removeprefix(PREFIX).split("/")) for route in ROUTES}
+_segments_of: Final = {
+    route: tuple(route.template.removeprefix(PREFIX).split("/"))
+    for route in ROUTES
+    if route.template.startswith(PREFIX)
+}
 
 _routes_of_length: Final = {
-    length: [route for route in ROUTES if len(_segments_of[route]) == length]
+    length: [route for route, segments in _segments_of.items() if len(segments) == length]
     for length in {len(segments) for segments in _segments_of.values()}
 }
 

@@ -90,6 +90,10 @@ class Store(Protocol):
         """Keys of stored rows that begin with `prefix`, in order after `after`, which is b"" to begin with."""
         ...
 
+    async def active(self, before: tuple[int, Key], limit: int) -> list[tuple[int, Key]]:
+        """Stored sessions by last activity, newest first: (time, key) below `before`."""
+        ...
+
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """The whole snapshot of a session's messages, by rising ordinal; None when there is none for this life."""
         ...

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 
 from broker.core.page import Page
-from broker.core.state import Key, Row, Stream, encode_row, is_watched, owner
+from broker.core.state import Key, Row, Session, Stream, encode_row, is_watched, owner
 from broker.errors import Damaged
 from broker.store import Checkpoint, Head, Snapshot
 from broker.store.page_row import decode_page, encode_page, merge
@@ -34,19 +34,20 @@ def _write_rows(connection: sqlite3.Connection, rows: Mapping[Key, Row | None]) 
     gone = [(key,) for key, row in rows.items() if row is None]
     connection.executemany("DELETE FROM row WHERE key = ?", gone)
     connection.executemany(
-        """INSERT INTO row (key, owner, deadline_ms, is_watched, value) VALUES (?, ?, ?, ?, ?)
+        """INSERT INTO row (key, owner, deadline_ms, is_watched, value, active_ms) VALUES (?, ?, ?, ?, ?, ?)
         ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, deadline_ms = excluded.deadline_ms,
-        is_watched = excluded.is_watched, value = excluded.value""",
+        is_watched = excluded.is_watched, value = excluded.value, active_ms = excluded.active_ms""",
         _stored_rows(rows),
     )
 
 
-def _stored_rows(rows: Mapping[Key, Row | None]) -> Iterator[tuple[Key, int, int | None, bool, bytes]]:
+def _stored_rows(rows: Mapping[Key, Row | None]) -> Iterator[tuple[Key, int, int | None, bool, bytes, int | None]]:
     """One by one: executemany lets other threads run between them."""
     for key, row in rows.items():
         if row is not None:
             deadline_ms = row.deadline_ms if isinstance(row, Stream) else None
-            yield key, owner(row), deadline_ms, is_watched(row), encode_row(row)
+            active_ms = row.active_ms if isinstance(row, Session) else None
+            yield key, owner(row), deadline_ms, is_watched(row), encode_row(row), active_ms
 
 
 def _write_pages(connection: sqlite3.Connection, incarnation: int, added: Sequence[Page]) -> None:

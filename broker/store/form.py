@@ -2,7 +2,8 @@
 
     head               one row: the file's uuid, and `Head`
     row                the state's rows as `state.encode_row` has them; beside the value what is searched for: the life
-                       that it goes with, when it is overdue (streams), whether somebody must look after it unasked
+                       that it goes with, when it is overdue (streams), whether somebody must look after it unasked,
+                       when it was last active (sessions)
     page               see `page_row`; `bytes` counts data only
     snapshot           where a session's snapshot stands …
     snapshot_message   … and its messages. An incarnation is unique, so it is the key
@@ -24,9 +25,10 @@ FORM: Final = Form(
         """CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), uuid BLOB NOT NULL,
         applied_index INTEGER NOT NULL, time_ms INTEGER NOT NULL, mark BLOB NOT NULL)""",
         """CREATE TABLE row (key BLOB PRIMARY KEY, owner INTEGER NOT NULL, deadline_ms INTEGER,
-        is_watched INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID""",
+        is_watched INTEGER NOT NULL, value BLOB NOT NULL, active_ms INTEGER) WITHOUT ROWID""",
         "CREATE INDEX deadline ON row (deadline_ms, key, owner) WHERE deadline_ms IS NOT NULL",
         "CREATE INDEX watched ON row (key) WHERE is_watched",
+        "CREATE INDEX active ON row (active_ms, key) WHERE active_ms IS NOT NULL",
         """CREATE TABLE page (id INTEGER PRIMARY KEY, incarnation INTEGER NOT NULL, start INTEGER NOT NULL,
         "end" INTEGER NOT NULL, bytes INTEGER NOT NULL, data BLOB NOT NULL)""",
         'CREATE UNIQUE INDEX page_start ON page (incarnation, start, "end", bytes)',

@@ -97,6 +97,10 @@ class SqliteStore:
         """As in `Store`."""
         return await self._in(self._readers, self._keys, prefix, after, limit)
 
+    async def active(self, before: tuple[int, Key], limit: int) -> list[tuple[int, Key]]:
+        """As in `Store`."""
+        return await self._in(self._readers, self._active, before, limit)
+
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """As in `Store`."""
         return await self._in(self._readers, self._snapshot, path, incarnation)
@@ -259,6 +263,14 @@ class SqliteStore:
                     (begin, prefix + b"\xff", limit),
                 )
             ]
+
+    def _active(self, before: tuple[int, Key], limit: int) -> list[tuple[int, Key]]:
+        with self._view() as view:
+            return view.execute(
+                """SELECT active_ms, key FROM row WHERE active_ms IS NOT NULL AND (active_ms, key) < (?, ?)
+                ORDER BY active_ms DESC, key DESC LIMIT ?""",
+                (*before, limit),
+            ).fetchall()
 
     def _snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         with self._view() as view:

@@ -139,6 +139,14 @@ async def test_finish_fails_with_what_was_lost_and_readers_see_that_it_failed(cl
     assert (again.status, again.code, again.json["reason"]) == (403, Code.FENCED, "LOST_CHUNKS")
 
 
+async def test_finish_without_a_number_fails_with_what_was_lost_all_the_same(client: Client) -> None:
+    await chunk(client, 0)
+    await chunks_at_once(client, 1, 3, 4)
+    lost = await client.post(f"{S}/generations/finish", b'{"generationId":"g"}')
+    assert (lost.status, lost.code, lost.json["firstSeq"], lost.json["lastSeq"]) == (409, Code.LOST_CHUNKS, 2, 4)
+    assert (await state(client))["status"] == "failed"
+
+
 async def test_after_a_loss_there_is_no_further_202(client: Client) -> None:
     await chunk(client, 0)
     await chunks_at_once(client, 1, 3)

@@ -160,6 +160,20 @@ async def test_sessions_with_open_generations_are_listed(store: SqliteStore) -> 
     assert await store.watched(b"S", b"", 10) == [session_key("sessions/b")]
 
 
+async def test_sessions_come_by_last_activity_newest_first(store: SqliteStore) -> None:
+    def active(**at: int) -> dict[Key, Row | None]:
+        return {session_key(name): Session(LIFE, 1, active_ms) for name, active_ms in at.items()}
+
+    def told(found: list[tuple[int, Key]]) -> list[tuple[int, str]]:
+        return [(active_ms, key[1:].decode()) for active_ms, key in found]
+
+    await store.write(changes(1, active(a=10, b=30, c=20, d=20)))
+    assert told(await store.active((99, b""), 3)) == [(30, "b"), (20, "d"), (20, "c")]
+    assert told(await store.active((20, session_key("d")), 9)) == [(20, "c"), (10, "a")]
+    await store.write(changes(2, {**active(a=40), session_key("b"): None}))
+    assert told(await store.active((99, b""), 9)) == [(40, "a"), (20, "d"), (20, "c")]
+
+
 async def test_a_snapshot_keeps_the_messages_that_did_not_change(store: SqliteStore) -> None:
     await store.write(changes(1, snapshots=[Snapshot("s", LIFE, 4, [(0, "m0", b"a"), (1, "m1", b"b")])]))
     await store.write(changes(2, snapshots=[Snapshot("s", LIFE, 9, [(1, "m1", b"B"), (2, "m2", b"c")])]))
