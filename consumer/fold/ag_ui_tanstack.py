@@ -17,122 +17,24 @@ from msgspec import UNSET
 
 from consumer.fold.draft import BadMessage, ChunkFault, chunk_object, string
 from consumer.fold.growing import Growing
-from consumer.fold.partial_json import JS_BLANKS, parse_strict
-from consumer.fold.partial_json_descent import parse_tanstack
-from consumer.fold.tanstack_messages import Conversation, UIMessage, created_at, replace, stringified, tanstack_metadata
+from consumer.fold.partial_json import parse_strict
+from consumer.fold.tanstack_messages import Conversation, UIMessage, created_at, stringified, tanstack_metadata
 from consumer.fold.tanstack_snapshot import messages_of, parsed_or_text, result_error
-from consumer.fold.tree import Object, grow, own_object, plain
+from consumer.fold.tanstack_stream import Call, StoredStream, Stream
+from consumer.fold.tanstack_structured import grow_structured, raw_of, settle_partial
+from consumer.fold.tree import Object, own_object, plain
 from consumer.plain import JSON, JSONObject, NotJSON
 
 REPEATED_CHARS_MAX: Final = 8_000_000
 """Text that goes on behind a thought is told again from its start (FOLDS section 4). A stream that alternates between
 the two would be told in a length that is the square of its own; what goes beyond this is refused."""
 
-_SCALAR_CHARS_MAX: Final = 1_000
-"""A structured output that is one number or literal is looked at after each delta, up to this length."""
-
 _WAITING: Final = frozenset({"approval-requested", "approval-responded"})
-
-
-class _Call:
-    """A tool call as its events tell it; the part that shows it may be further."""
-
-    __slots__ = ("arguments", "metadata", "name", "state")
-
-    def __init__(self, name: JSON, state: str, arguments: str = "", metadata: JSON | msgspec.UnsetType = UNSET) -> None:
-        self.name = name
-        self.state = state
-        self.arguments = Growing(-1, arguments)
-        self.metadata = metadata
-
-    def part(self, *, with_metadata: bool) -> JSONObject:
-        """What its part is given. The text of the arguments is shared with it, and grows there too."""
-        arguments: Any = self.arguments
-        part: JSONObject = {"name": self.name, "arguments": arguments, "state": self.state}
-        if with_metadata and not isinstance(self.metadata, msgspec.UnsetType):
-            part["metadata"] = self.metadata
-        return part
-
-
-class _Stream:
-    """What is known of one message whose events are coming."""
-
-    __slots__ = ("called", "calls", "complete", "role", "segment", "shown", "signatures", "step", "steps", "total")
-
-    def __init__(self, role: JSON) -> None:
-        self.role = role
-        self.segment = Growing(-1)
-        """The text since the last tool call."""
-        self.shown: list[Object] = []
-        """The text parts that show the segment and grow with it."""
-        self.total = Growing(-1)
-        self.called = False
-        """Whether a tool call came since the segment began."""
-        self.steps: dict[str, Growing] = {}
-        self.signatures: dict[str, str] = {}
-        self.step: str | None = None
-        """The step that thinking goes to."""
-        self.calls: dict[str, _Call] = {}
-        self.complete = False
-
-    def end_segment(self) -> None:
-        self.freeze()
-        self.segment = Growing(-1)
-        self.called = False
-
-    def freeze(self) -> None:
-        """The parts that show the segment stay as they are from now on."""
-        for part in self.shown:
-            part["content"] = self.segment.text()
-        self.shown = []
-
-    def show(self, messages: list[UIMessage]) -> None:
-        """Show the segment in the last part of these messages if that is text, else in a new one.
-
-        Comes before the segment grows, so that parts which no longer are the last stay as they are.
-        """
-        lasts = [message.parts[-1] if message.parts else None for message in messages]
-        if self.shown and all(any(last is part for part in self.shown) for last in lasts):
-            return
-        self.freeze()
-        content: Any = self.segment
-        for message in messages:
-            part = _text_part(message)
-            replace(part, {"type": "text", "content": content})
-            self.shown.append(part)
-
-    def repeated_by(self, messages: list[UIMessage]) -> int:
-        """How many characters are told once more when the segment goes on in these messages."""
-        behind = [message for message in messages if message.parts and message.parts[-1].get("type") != "text"]
-        return len(behind) * len(self.segment.text()) if behind else 0
-
-    def begin_step(self, step: str) -> None:
-        self.step = step
-        self.steps.setdefault(step, Growing(-1))
-
-
-class _StoredCall(msgspec.Struct, forbid_unknown_fields=True):
-    name: Any
-    state: str
-    arguments: str
-    metadata: Any = UNSET
-
-
-class _StoredStream(msgspec.Struct, forbid_unknown_fields=True):
-    role: Any
-    segment: str
-    total: str
-    called: bool
-    steps: dict[str, str]
-    signatures: dict[str, str]
-    step: str | None
-    calls: dict[str, _StoredCall]
-    complete: bool
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[dict[str, Any]]
-    streams: dict[str, _StoredStream]
+    streams: dict[str, StoredStream]
     active: list[str]
     runs: list[str]
     routes: dict[str, str]
@@ -177,7 +79,7 @@ class TanStackDraft:
         self._reset_streams()
 
     def _reset_streams(self) -> None:
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._active: dict[str, None] = {}
         """Ids of the messages that events go to, the latest last."""
         self._speakers: dict[str, None] = {}
@@ -211,7 +113,7 @@ class TanStackDraft:
     def restore(cls, state: JSON) -> Self:
         stored = msgspec.convert(state, _State)
         draft = cls(stored.messages)
-        draft._streams = {message_id: _restored(stream) for message_id, stream in stored.streams.items()}
+        draft._streams = {message_id: Stream.restore(stream) for message_id, stream in stored.streams.items()}
         draft._active = dict.fromkeys(stored.active)
         draft._runs = dict.fromkeys(stored.runs)
         draft._routes = stored.routes
@@ -230,7 +132,7 @@ class TanStackDraft:
     def state(self) -> JSONObject:
         return {
             "messages": self.message()["messages"],
-            "streams": {message_id: _stored(stream) for message_id, stream in self._streams.items()},
+            "streams": {message_id: stream.state() for message_id, stream in self._streams.items()},
             "active": [*self._active],
             "runs": [*self._runs],
             "routes": {**self._routes},
@@ -248,7 +150,7 @@ class TanStackDraft:
     def message(self) -> JSONObject:
         for message_id in self._structured:
             for message in self._messages.all_with(message_id):
-                _settle_partial(message)
+                settle_partial(message)
         return {"messages": self._messages.told()}
 
     def emitted(self) -> JSONObject | None:
@@ -285,7 +187,7 @@ class TanStackDraft:
         if self._streams[message_id].role == "assistant":
             self._speaking.setdefault(message_id)
 
-    def _ensure(self, preferred: str | None) -> tuple[str, _Stream]:
+    def _ensure(self, preferred: str | None) -> tuple[str, Stream]:
         """The message that content goes to: this one if it is known, else the active one, else a new one."""
         for message_id in (preferred, self._active_assistant()):
             if message_id and message_id in self._streams:
@@ -299,14 +201,14 @@ class TanStackDraft:
         self._pending_message = message_id
         return message_id, self._open(message_id, "assistant")
 
-    def _resumed(self, message_id: str) -> _Stream:
+    def _resumed(self, message_id: str) -> Stream:
         stream = self._streams[message_id]
         self._activate(message_id)
         if stream.complete or self._is_done:
             stream.complete = self._is_done = False
         return stream
 
-    def _continued(self, message_id: str, message: UIMessage) -> _Stream:
+    def _continued(self, message_id: str, message: UIMessage) -> Stream:
         stream = self._open(message_id, message.fields.get("role"))
         last = message.parts[-1] if message.parts else {}
         content = plain(last.get("content"))
@@ -314,9 +216,9 @@ class TanStackDraft:
             stream.segment, stream.total = Growing(-1, content), Growing(-1, content)
         return stream
 
-    def _open(self, message_id: str, role: JSON) -> _Stream:
+    def _open(self, message_id: str, role: JSON) -> Stream:
         known = self._streams.get(message_id)
-        stream = self._streams[message_id] = _Stream(role)
+        stream = self._streams[message_id] = Stream(role)
         if known is not None and known.role != role:
             self._find_speakers()
         elif role == "assistant":
@@ -408,12 +310,12 @@ class TanStackDraft:
 
     # -- structured output -----------------------------------------------------------------------------------------
 
-    def _structured_delta(self, message_id: str, stream: _Stream, delta: str) -> bool:
+    def _structured_delta(self, message_id: str, stream: Stream, delta: str) -> bool:
         if not delta:
             return False
         stream.total.pieces.append(delta)
         for message in self._messages.all_with(message_id):
-            _grow_structured(message, delta)
+            grow_structured(message, delta)
         return True
 
     def _structured_start(self, value: JSONObject) -> bool:
@@ -427,14 +329,14 @@ class TanStackDraft:
         data: JSONObject = {"data": value["object"], "partial": value["object"]} if "object" in value else {}
         reasoning: JSONObject = {"reasoning": value["reasoning"]} if "reasoning" in value else {}
         for message in self._messages.all_with(message_id):
-            told = raw or _raw_of(message) or (stringified(value["object"]) if data else "")
+            told = raw or raw_of(message) or (stringified(value["object"]) if data else "")
             message.put({"type": "structured-output", "status": "complete", "raw": told, **data, **reasoning})
         self._structured.pop(message_id, None)
         return True
 
     def _fail_structured(self, message_id: str, text: str) -> None:
         for message in self._messages.all_with(message_id):
-            _settle_partial(message)
+            settle_partial(message)
             part = message.structured or message.push({"type": "structured-output", "raw": ""})
             if part.get("status") != "complete":
                 part.update({"status": "error", "errorMessage": text})
@@ -450,13 +352,13 @@ class TanStackDraft:
         stream.called = True
         if call_id in stream.calls:
             return False
-        call = _Call(event.get("toolCallName"), "awaiting-input", metadata=event.get("metadata", UNSET))
+        call = Call(event.get("toolCallName"), "awaiting-input", metadata=event.get("metadata", UNSET))
         stream.calls[call_id] = call
         self._routes[call_id] = message_id
         self._messages.put_call(message_id, call_id, call.part(with_metadata=True))
         return True
 
-    def _routed(self, event: JSONObject) -> tuple[str, _Call]:
+    def _routed(self, event: JSONObject) -> tuple[str, Call]:
         """The message and the call that an event is for. Raises ChunkFault if it has not started."""
         call_id = string(event, "toolCallId")
         message_id = self._routes.get(call_id, "")
@@ -487,7 +389,7 @@ class TanStackDraft:
             self._messages.put_call(message_id, call_id, {**call.part(with_metadata=True), **given})
         return emits or bool(given)
 
-    def _complete_call(self, message_id: str, call_id: str, call: _Call) -> bool:
+    def _complete_call(self, message_id: str, call_id: str, call: Call) -> bool:
         call.state = "input-complete"
         states = self._messages.call_states(call_id)
         if "error" in states or not states.isdisjoint(_WAITING):
@@ -579,7 +481,7 @@ class TanStackDraft:
         stream.steps.setdefault(step, Growing(-1))
         return self._show_step(message_id, stream, step)
 
-    def _show_step(self, message_id: str, stream: _Stream, step: str) -> bool:
+    def _show_step(self, message_id: str, stream: Stream, step: str) -> bool:
         content: Any = stream.steps[step]
         part: JSONObject = {"type": "thinking", "content": content, "stepId": step}
         if stream.signatures.get(step):
@@ -729,90 +631,11 @@ class TanStackDraft:
     }
 
 
-def _restored(stored: _StoredStream) -> _Stream:
-    stream = _Stream(stored.role)
-    stream.segment = Growing(-1, stored.segment)
-    stream.total = Growing(-1, stored.total)
-    stream.called = stored.called
-    stream.steps = {step: Growing(-1, text) for step, text in stored.steps.items()}
-    stream.signatures = stored.signatures
-    stream.step = stored.step
-    stream.complete = stored.complete
-    for call_id, call in stored.calls.items():
-        stream.calls[call_id] = _Call(call.name, call.state, call.arguments, call.metadata)
-    return stream
-
-
-def _stored(stream: _Stream) -> JSONObject:
-    return {
-        "role": stream.role,
-        "segment": stream.segment.text(),
-        "total": stream.total.text(),
-        "called": stream.called,
-        "steps": {step: text.text() for step, text in stream.steps.items()},
-        "signatures": {**stream.signatures},
-        "step": stream.step,
-        "calls": {call_id: _stored_call(call) for call_id, call in stream.calls.items()},
-        "complete": stream.complete,
-    }
-
-
-def _stored_call(call: _Call) -> JSONObject:
-    metadata: JSONObject = {} if isinstance(call.metadata, msgspec.UnsetType) else {"metadata": call.metadata}
-    return {"name": call.name, "state": call.state, "arguments": call.arguments.text(), **metadata}
-
-
-def _text_part(message: UIMessage) -> Object:
-    """The last part if it is text, else a new one."""
-    if message.parts and message.parts[-1].get("type") == "text":
-        last: Object = message.parts[-1]
-        return last
-    return message.push({"type": "text"})
-
-
-def _parsed_input(call: _Call) -> JSONObject:
+def _parsed_input(call: Call) -> JSONObject:
     try:
         return {"input": parse_strict(call.arguments.text())}
     except NotJSON:
         return {}
-
-
-def _grow_structured(message: UIMessage, delta: str) -> None:
-    """Append to the structured output. Its value waits until somebody looks, unless a part of it may have none."""
-    part = message.structured or message.push({"type": "structured-output", "raw": ""})
-    grow(part, "raw", delta)
-    kept = _only(part, "raw", "partial", "reasoning")
-    replace(part, {**kept, "type": "structured-output", "status": "streaming"})
-    if _may_fail(part["raw"]):
-        _settle_partial(message)
-
-
-def _may_fail(raw: Growing) -> bool:
-    """Whether the value may come and go as the text grows: that of a short number or word, not of an object or list."""
-    start = raw.pieces[0] if len(raw.pieces[0]) > _SCALAR_CHARS_MAX else raw.text()
-    return len(start) <= _SCALAR_CHARS_MAX and start.lstrip(JS_BLANKS)[:1] not in ("{", "[")
-
-
-def _settle_partial(message: UIMessage) -> None:
-    """Bring the value of a structured output up to date; where a scalar has none, the last one stays."""
-    part = message.structured
-    raw = None if part is None else part.get("raw")
-    if part is None or part.get("status") != "streaming" or type(raw) is not Growing:
-        return
-    text = raw.text()
-    is_scalar = text[:_SCALAR_CHARS_MAX].lstrip(JS_BLANKS)[:1] not in ("{", "[")
-    if is_scalar and len(text) > _SCALAR_CHARS_MAX:
-        return
-    value = parse_tanstack(text).value
-    if value is not UNSET and value is not None:
-        part["partial"] = value
-    elif not is_scalar:
-        part.pop("partial", None)  # it nests too deeply
-
-
-def _raw_of(message: UIMessage) -> str:
-    raw = plain(message.structured.get("raw")) if message.structured else None
-    return raw if isinstance(raw, str) else ""
 
 
 def _merge_into(fields: Object, given: JSONObject) -> Object:
