@@ -37,6 +37,8 @@ URL_DEFAULT: Final = "http://127.0.0.1:4437"
 FIRST_ANSWER_S_MAX: Final = 2.0
 """How long the first request is retried: who has mistyped the URL should not wait for the patience that a long read
 or a running answer deserves."""
+IMPORT_S_MAX: Final = 10.0
+"""The same for an import: the broker reads all of it once more before it answers."""
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 """One line of standard input: above any chunk that a broker takes."""
 PIECE_BYTES: Final = 64 * 1024
@@ -251,6 +253,61 @@ def verify(*, sessions: tuple[str, ...], url: str, as_json: bool) -> None:
         sys.exit(1)
 
 
+@main.command()
+@click.argument("session", type=_Id())
+@_url
+def export(*, session: str, url: str) -> None:
+    """Write SESSION to standard output, as a file for `import`.
+
+    NDJSON: what it is, every record as it is spelled in the log, and a last line with a checksum. The session must not
+    be written meanwhile; then the exit status is 1, and the last line is missing. The same session gives the same
+    bytes, also from another broker that it was imported to.
+    """
+    from consumer import archive  # noqa: PLC0415  `serve` has no use for it
+
+    async def run() -> None:
+        reading = consumer.Reader(url, limits=consumer.Limits(deadline_s=FIRST_ANSWER_S_MAX))
+        async with reading, aclosing(archive.export(reading, session)) as lines:
+            async for line in lines:
+                click.echo(line, nl=False)
+
+    _run_on_archive(run, url)
+
+
+@main.command("import")
+@click.option("--session", type=_Id(), help="Its id here. [default: as in the file]", show_default=False)
+@_url
+@_json
+def import_(*, session: str | None, url: str, as_json: bool) -> None:
+    """Make a session out of a file that `export` wrote, from standard input.
+
+    The session is there as a whole or not at all, with the file's own records: same ids, times and ends. A file that is
+    damaged or cut is refused, with the number of the line.
+    """
+    from producer import Limits, Producer  # noqa: PLC0415  `serve` has no use for it
+
+    async def run() -> None:
+        producing = Producer(url, limits=Limits(deadline_s=IMPORT_S_MAX))
+        async with producing, aclosing(_whole_lines(sys.stdin.fileno())) as lines:
+            receipt = await producing.import_session(lines, session_id=session)
+        told = {"sessionId": receipt.session_id, "offset": receipt.offset, "created": receipt.created}
+        if as_json:
+            _print_json(told)
+        else:
+            click.echo("session {sessionId} is there, offset {offset}".format_map(told))
+
+    _run_on_archive(run, url)
+
+
+def _run_on_archive(command: Callable[[], Awaitable[None]], url: str) -> None:
+    from consumer.archive import BadArchive  # noqa: PLC0415  as above
+
+    try:
+        _run(command, url)
+    except BadArchive as error:
+        raise click.ClickException(str(error)) from error
+
+
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +391,18 @@ async def _lines(file: int) -> AsyncGenerator[bytes, None]:
             if len(rest) > LINE_BYTES_MAX:
                 raise BadLine(f"a line is longer than {LINE_BYTES_MAX} bytes")
     yield rest
+
+
+async def _whole_lines(file: int) -> AsyncGenerator[bytes, None]:
+    """As `_lines`, without the nothing that follows the last line break."""
+    held: bytes | None = None
+    async with aclosing(_lines(file)) as lines:
+        async for line in lines:
+            if held is not None:
+                yield held
+            held = line
+    if held:
+        yield held
 
 
 async def _pieces(file: int) -> AsyncGenerator[bytes, None]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import anyio
 import msgspec
 
-from consumer.address import messages_target, source_path, stream_url, with_query
+from consumer.address import messages_target, session_target, source_path, stream_url, with_query
 from consumer.answer import Response, check, is_true
 from consumer.batch import Batch, Events, Form, is_text, page
 from consumer.client import Client
@@ -183,6 +183,17 @@ class Reader:
                 raise BadAnswer("a page that is not the last one leads nowhere")
             offset = found.next_offset
             yield found
+
+    async def session(self, session_id: str) -> dict[str, Any]:
+        """The state of a session: `createdAt`, `lastActivityAt`, `status`, `offset`, open `generations`, `metadata`."""
+        request = Request("GET", session_target(session_id))
+
+        async def attempt() -> dict[str, Any]:
+            answer = await self._transport.send(request)
+            check(answer)
+            return _state(answer.body)
+
+        return await persist(attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
 
     async def messages(self, session_id: str, *, at: str | None = None) -> Snapshot:
         """The messages of a session as the broker has folded them: now, or as they stood at an offset."""
@@ -365,6 +376,13 @@ def _joined(batches: list[Batch]) -> list[Any] | bytes:
     if isinstance(batches[-1].records, bytes):
         return b"".join(bytes(batch.records) for batch in batches)
     return [record for batch in batches for record in batch.records]
+
+
+def _state(body: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.convert(decode(body), dict[str, Any])
+    except (NotJSON, msgspec.ValidationError) as error:
+        raise BadAnswer(f"the answer is not the state of a session: {error}") from error
 
 
 def _snapshot(body: bytes) -> Snapshot:

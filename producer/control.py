@@ -77,6 +77,13 @@ class Control:
         body = {name: value for name, value in given.items() if value is not None}
         return await self._call(_json("PUT", session_target(session_id), body), SessionReceipt)
 
+    async def import_session(
+        self, session_id: str, stream: str, records: int, created_at: str, metadata: Mapping[str, Any] | None
+    ) -> SessionReceipt:
+        """Make a session of the records of a stream."""
+        body = {"stream": stream, "records": records, "createdAt": created_at, "metadata": metadata}
+        return await self._call(_json("POST", f"{session_target(session_id)}/import", body), SessionReceipt)
+
     async def send_message(self, session_id: str, message: Mapping[str, Any], txid: str | None) -> MessageReceipt:
         """Add a whole message, or confirm it."""
         target = with_query(messages_target(session_id), {"txid": txid})

@@ -21,7 +21,7 @@ def encode_chunk(chunk: Any) -> bytes:
     """The chunk as JSON. Text is kept exactly, lone surrogates included (as escapes).
 
     Beside plain JSON values it takes what msgspec turns into JSON: dataclasses, Structs, datetimes, enums, UUIDs, sets
-    (an array), bytes (base64).
+    (an array), bytes (base64), and JSON that is encoded already (`msgspec.Raw`), which stays as it is spelled.
     Raises TypeError if it is no JSON: an unknown type, NaN or an infinity, or a value that contains itself.
     """
     try:
@@ -78,6 +78,8 @@ def encode(content_type: str, data: Any) -> bytes:
 
 def _encode_exactly(chunk: Any) -> bytes:
     """What msgspec cannot say: lone surrogates and integers beyond 64 bits; and what it should not: NaN."""
+    if isinstance(chunk, msgspec.Raw):
+        return bytes(chunk)
     try:
         return _encode_strictly(msgspec.to_builtins(chunk, str_keys=True)).encode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

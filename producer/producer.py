@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from consumer.address import broker_url
 from consumer.transport import HttpTransport, Pool, Transport
 from consumer.values import Values
 from producer import websocket
+from producer.archive import import_session
 from producer.coalesce import Coalescer, Merging
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
 from producer.generation import Generation, Opening, Pressure
@@ -146,6 +147,15 @@ class Producer:
         JSON, ValueError if the id is none.
         """
         return await self._control.create_session(session_id, message, metadata)
+
+    async def import_session(self, lines: AsyncIterable[bytes], *, session_id: str | None = None) -> SessionReceipt:
+        """Make a session out of the lines of an exported file (`consumer.archive`), without their line breaks.
+
+        The session has the file's id, or `session_id`, and exactly its records. It is there as a whole or not at all;
+        the file is not held in memory. Raises BadArchive with the number of a line that is none of such a file, Refused
+        (`SESSION_EXISTS`) if there is a session of that id, and what `create_session` raises.
+        """
+        return await import_session(self.streams, self._control, lines, session_id)
 
     async def send_message(
         self, session_id: str, message: Mapping[str, Any], *, txid: str | None = None

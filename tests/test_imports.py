@@ -43,7 +43,7 @@ LEAVES = ("broker.errors", "broker.limits", "consumer.wire")
 FILES = ("broker.data_dir",)
 # What reading and writing clients have in common: how a request travels, what its answer means, when it is repeated.
 CLIENT_BASE = tuple(
-    f"consumer.{part}" for part in ("address", "answer", "errors", "limits", "retry", "transport", "values")
+    f"consumer.{part}" for part in ("address", "answer", "archive", "errors", "limits", "retry", "transport", "values")
 )
 CLIENT_LIBRARIES = ("anyio", "click", "httpx", "httpx_sse", "msgspec", "stamina")
 
@@ -54,7 +54,7 @@ WALLS = [
     # The command line is a client as well: it writes and reads through the libraries that it ships with.
     Wall(
         "broker",
-        ours=("broker", "consumer.wire", "consumer.fold", "consumer.session", "consumer.plain"),
+        ours=("broker", "consumer.wire", "consumer.archive", "consumer.fold", "consumer.session", "consumer.plain"),
         doors=("broker.cli", "broker.demo"),
     ),
     Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=(*CLIENT_LIBRARIES, "h11", "websockets")),

@@ -62,8 +62,8 @@ class Kind(IntEnum):
     SUBSCRIPTION_ACK = 36
     SUBSCRIPTION_DELETE = 37
 
-    # reserved for the live move of a session between engines
     IMPORT = 112
+    # reserved for the live move of a session between engines
     MOVING = 113
     MOVED = 114
 
@@ -248,6 +248,15 @@ class SessionForkOptions(msgspec.Struct, array_like=True, frozen=True):
     metadata_digest: bytes = b""
 
 
+class ImportOptions(SessionForkOptions, array_like=True, frozen=True):
+    """IMPORT: a session out of the records of an ordinary stream, which it goes on from as a fork does.
+
+    Its generations have all ended.
+    """
+
+    created_ms: int = 0
+
+
 class LeaseOptions(msgspec.Struct, array_like=True, frozen=True):
     """LEASE_EXPIRE: holds only while nobody renewed since `renewed_index` (CORE: leases are decided by entries)."""
 
@@ -348,6 +357,7 @@ type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
     Kind.SESSION_FORK: SessionForkOptions,
     Kind.SESSION_STOP: SessionStopOptions,
     Kind.RECORD: RecordOptions,
+    Kind.IMPORT: ImportOptions,
     Kind.SUBSCRIPTION_CREATE: SubscriptionOptions,
     Kind.SUBSCRIPTION_LINK: LinkOptions,
     Kind.SUBSCRIPTION_ATTEMPT: AttemptOptions,

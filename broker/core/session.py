@@ -10,6 +10,7 @@ import msgspec
 from broker.core import generation as generations
 from broker.core.entry import (
     Entry,
+    ImportOptions,
     InheritedGeneration,
     Kind,
     MessageOptions,
@@ -49,6 +50,7 @@ _record_options = msgspec.msgpack.Decoder(RecordOptions).decode
 _stop_options = msgspec.msgpack.Decoder(SessionStopOptions).decode
 _reset_options = msgspec.msgpack.Decoder(ResetOptions).decode
 _fork_options = msgspec.msgpack.Decoder(SessionForkOptions).decode
+_import_options = msgspec.msgpack.Decoder(ImportOptions).decode
 
 _OF_SESSION = frozenset(
     {
@@ -59,6 +61,7 @@ _OF_SESSION = frozenset(
         Kind.SESSION_STOP,
         Kind.MESSAGE,
         Kind.RECORD,
+        Kind.IMPORT,
     }
 )
 
@@ -141,7 +144,21 @@ def fork(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
 
     What was open at that position cannot go on here: it ends, as the first records of the child.
     """
-    options = _fork_options(entry.options)
+    return _begin_with_records(changes, entry, index, now_ms, _fork_options(entry.options), now_ms)
+
+
+def import_records(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """Create a session of records that lie in another stream already, or confirm that this has been done.
+
+    It was created when the records say so, and nothing is added to them.
+    """
+    options = _import_options(entry.options)
+    return _begin_with_records(changes, entry, index, now_ms, options, options.created_ms)
+
+
+def _begin_with_records(
+    changes: Changes, entry: Entry, index: int, now_ms: int, options: SessionForkOptions, created_ms: int
+) -> Outcome:
     origin = (options.source_path, options.selector)
     work = opened(changes, entry, index, now_ms)
     if work is not None:
@@ -158,7 +175,7 @@ def fork(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
     changes.put(stream_key(entry.path), stream)
     session = Session(
         entry.nonce ^ _BIRTH,
-        now_ms,
+        created_ms,
         now_ms,
         options.metadata,
         metadata_digest=options.metadata_digest,

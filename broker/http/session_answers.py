@@ -49,7 +49,7 @@ def _told_of(entry: Entry, outcome: Outcome) -> JSONObject:
     """What is told of this kind of entry only."""
     txid: JSONObject = {"txid": entry.txid} if entry.txid else {}
     match entry.kind:
-        case Kind.SESSION_CREATE if outcome.session is not None:
+        case Kind.SESSION_CREATE | Kind.IMPORT if outcome.session is not None:
             created_at = timestamp(outcome.session.created_ms)
             return {"created": outcome.result is Result.CREATED, "createdAt": created_at}
         case Kind.SESSION_STOP:
@@ -123,8 +123,8 @@ def summary(session_id: str, session: Session, stream: Stream) -> JSONObject:
 
 
 def _fork_facts(stream: Stream) -> JSONObject:
-    if stream.source is None:
-        return {}
+    if stream.source is None or not stream.source[0].startswith(SESSION_PATH_PREFIX):
+        return {}  # also an import: where its records were put before is nobody's business
     return {
         "forkedFrom": stream.source[0].removeprefix(SESSION_PATH_PREFIX),
         "forkOffset": stream.offset(stream.begin),

@@ -20,6 +20,7 @@ from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
 from broker.http.session_fork_api import SessionForks
+from broker.http.session_import import SessionImports
 from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_of
 from broker.http.txids import Txids
 from broker.http.ui_stream import UIStreams
@@ -52,6 +53,7 @@ class SessionApi:
         self._forks = SessionForks(partition)
         self._async_acks = async_acks
         self._txids = Txids(partition, live)
+        self._imports = SessionImports(partition)
         self._ui_streams = UIStreams(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
@@ -75,6 +77,8 @@ class SessionApi:
             return await self._forks.fork(request, target, body)
         if request.method == "POST" and flat_writes.is_flat(target):
             return await self._write_flat(request, target, body)
+        if target.part == "import":
+            return await self._imports.make(request, target, body)
         entry = requests.entry_of(request, target, body)
         # The client may leave from here on: what is proposed is done all the same.
         if self._async_acks.apply_to(request, entry):

@@ -37,6 +37,7 @@ ROUTES: Final = (
     Route("DELETE", "/v1/sessions/{sid}"),
     Route("POST", "/v1/sessions/{sid}/reset"),
     Route("POST", "/v1/sessions/{sid}/fork"),
+    Route("POST", "/v1/sessions/{sid}/import"),
     Route("POST", "/v1/sessions/{sid}/stop"),
     Route("POST", "/v1/sessions/{sid}/records"),
     Route("POST", "/v1/sessions/{sid}/chunks"),

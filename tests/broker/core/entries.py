@@ -17,6 +17,7 @@ from broker.core.entry import (
     ForkRefOptions,
     ForkUnrefOptions,
     GenerationOptions,
+    ImportOptions,
     InheritedGeneration,
     InheritedMessage,
     Kind,
@@ -317,6 +318,34 @@ def fork_session(  # noqa: PLR0913 -- keyword-only facts of one request
         body_digest(metadata) if metadata else b"",
     )
     return Entry(Kind.SESSION_FORK, path, nonce=child, options=encode_options(options))
+
+
+def import_session(  # noqa: PLR0913 -- keyword-only facts of one request
+    child: int,
+    *,
+    path: str = SESSION,
+    source_path: str = PATH,
+    lineage: tuple[tuple[str, int, int], ...] = (),
+    messages: tuple[InheritedMessage, ...] = (),
+    generations: tuple[InheritedGeneration, ...] = (),
+    deadline_ms: int = 2**50,
+    metadata: bytes = b"",
+    created_ms: int = 0,
+) -> Entry:
+    """Make a session of the records of a stream that has noted it; without a lineage, only confirm it."""
+    options = ImportOptions(
+        source_path,
+        lineage[-1][1] if lineage else 0,
+        lineage,
+        deadline_ms,
+        "",
+        messages,
+        generations,
+        metadata,
+        body_digest(metadata) if metadata else b"",
+        created_ms,
+    )
+    return Entry(Kind.IMPORT, path, nonce=child, options=encode_options(options))
 
 
 def stop_session(lane: str = "", *, path: str = SESSION, requested_by: str = "", reason: str = "") -> Entry:

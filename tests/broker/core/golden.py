@@ -331,7 +331,43 @@ def lifecycle() -> list[tuple[int, Entry]]:
     return generations + unnumbered + stops + forks + resets
 
 
-stories = {"v1": story, "v2": subscriptions, "v3": lifecycle}
+def imports() -> list[tuple[int, Entry]]:
+    """The story of v4: sessions out of records that lie in a stream."""
+    e, staged, child = entries, 0x71, 0x81
+    part = (("imports/1", staged, 3),)
+    message = InheritedMessage("q", 1, b"digest")
+    answer = InheritedMessage("m", generation_id="g")
+    generation = InheritedGeneration(
+        "g", "m", "side", 7, "text", "assistant", "failed", 1, BEGIN_MS - 9, BEGIN_MS - 5, "me", "r", b"1", b"2", b"{}"
+    )
+    made = e.import_session(
+        child,
+        path="sessions/i",
+        source_path="imports/1",
+        lineage=part,
+        messages=(message, answer),
+        generations=(generation,),
+        created_ms=BEGIN_MS - 10,
+    )
+    return [
+        (1, e.create(b"1", b"2", b"3", path="imports/1", nonce=staged)),
+        (1, e.fork_ref("sessions/i", child, path="imports/1")),
+        (1, made),
+        (0, e.import_session(child, path="sessions/i", source_path="imports/1")),
+        (0, e.import_session(child, path="sessions/i", source_path="imports/2")),
+        (0, e.import_session(0x82, path="sessions/late", source_path="imports/1", lineage=part, deadline_ms=1)),
+        (0, e.import_session(0x83, path="sessions/none", source_path="imports/1")),
+        (1, e.delete(path="imports/1")),
+        (1, e.chunks("g", 0, b'"late"', path="sessions/i")),
+        (1, e.message("q", path="sessions/i")),
+        (1, e.chunks("h", 0, b'"new"', path="sessions/i", lane="side")),
+        (1, e.finish("h", 1, path="sessions/i")),
+        (1, e.delete_session(path="sessions/i")),
+        (1, e.fork_unref("sessions/i", child, path="imports/1")),
+    ]
+
+
+stories = {"v1": story, "v2": subscriptions, "v3": lifecycle, "v4": imports}
 
 
 def write(version: str) -> None:

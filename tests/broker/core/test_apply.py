@@ -17,7 +17,7 @@ def test_noop_is_accepted_and_changes_nothing() -> None:
     assert keys(noop()) == []
 
 
-@pytest.mark.parametrize("kind", [Kind.IMPORT, Kind.MOVING, Kind.MOVED, 99])
+@pytest.mark.parametrize("kind", [Kind.MOVING, Kind.MOVED, 99])
 def test_kind_that_this_program_cannot_apply_stops_it(kind: int) -> None:
     """CORE 1: an exception, never a refusal: another node may know the kind."""
     with pytest.raises(ValueError, match=f"entry kind {int(kind)} is reserved"):

@@ -6,7 +6,7 @@ from broker.core.entry import Kind, decode
 from broker.core.state import decode_row
 from tests.broker.core import golden
 
-VERSIONS = ["v1", "v2", "v3"]
+VERSIONS = ["v1", "v2", "v3", "v4"]
 versions = pytest.mark.parametrize("version", VERSIONS)
 
 
@@ -27,7 +27,7 @@ def rows(made: golden.Expected) -> dict[str, object]:
 
 def test_golden_journals_have_every_kind_that_can_be_applied() -> None:
     kinds = {decode(data).kind for version in VERSIONS for _, data in golden.read(version)[0]}
-    assert kinds == set(Kind) - {Kind.IMPORT, Kind.MOVING, Kind.MOVED}
+    assert kinds == set(Kind) - {Kind.MOVING, Kind.MOVED}
 
 
 def test_golden_journal_that_is_there_is_never_written_again() -> None:
