@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
@@ -43,8 +44,11 @@ _HEADERS: Final[tuple[Header, ...]] = (
 _CHUNKS: Final = b"/chunks"
 
 
+_EMPTY_LINES: Final = re.compile(rb"\n[ \t\r\n]+")
+
+
 class Lines:
-    """Cuts what arrives into lines, with a bound on each."""
+    """Cuts what arrives into lines, with a bound on each. Of empty lines in a row it makes one."""
 
     def __init__(self, line_bytes_max: int) -> None:
         self._line_bytes_max = line_bytes_max
@@ -52,7 +56,8 @@ class Lines:
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """The lines that `data` completes, without their ends. Raises BadRequest (BODY_TOO_LARGE)."""
-        head, newline, tail = data.partition(b"\n")
+        # In one step: a compressed body may become millions of them.
+        head, newline, tail = _EMPTY_LINES.sub(b"\n\n", data).partition(b"\n")
         self._rest += head  # in place: a long line in small parts is not copied for each of them
         self._require_short(len(self._rest))
         if not newline:
@@ -131,14 +136,17 @@ class _Exchange:
 
     async def read(self, upload: Upload, seq: int, inflater: Inflater | None) -> None:
         """Put every line. Raises BadRequest, BrokerError, ClientLeft."""
-        lines, begun = Lines(self._bodies.bytes_max), False
+        lines, begun, idle_bytes = Lines(self._bodies.bytes_max), False, 0
         while self._more:
             part = await self._part(limits.UPLOAD_SILENCE_S if begun else limits.BODY_READ_S)
             for piece in (part,) if inflater is None else self._bodies.pieces(inflater, part):
+                idle_bytes += len(piece)
+                if idle_bytes > 2 * self._bodies.bytes_max:  # the longest line, and as much again
+                    raise BadRequest(Code.BODY_TOO_LARGE, "nothing but empty lines")
                 for line in lines.feed(piece):
                     if line.strip():
                         await upload.put(seq, line)
-                        seq, begun = seq + 1, True
+                        seq, begun, idle_bytes = seq + 1, True, 0
                     else:
                         await upload.keep_alive()
                     if upload.is_over:
