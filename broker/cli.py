@@ -308,6 +308,29 @@ def _run_on_archive(command: Callable[[], Awaitable[None]], url: str) -> None:
         raise click.ClickException(str(error)) from error
 
 
+@main.command()
+@click.option("--live", is_flag=True, help="Go on with what changes, until interrupted.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many at most, before what changes.")
+@_url
+@_json
+def sessions(*, live: bool, limit: int, url: str, as_json: bool) -> None:
+    """List the latest sessions, newest activity first.
+
+    With --live, a line follows for each session that is new, changes, or is deleted. With --json each line is one
+    session: sessionId, createdAt, lastActivityAt, status, offset, generations, metadata; or sessionId and deleted.
+    """
+
+    async def run() -> None:
+        async with consumer.Recents(url, limit=limit, limits=consumer.Limits(deadline_s=FIRST_ANSWER_S_MAX)) as recents:
+            _print_sessions(recents.sessions, [], as_json=as_json)
+            if live:
+                async with aclosing(recents.follow()) as changes:
+                    async for change in changes:
+                        _print_sessions(change.sessions, change.removed, as_json=as_json)
+
+    _run(run, url)
+
+
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +478,19 @@ def _print_batch(batch: consumer.Batch, *, as_json: bool) -> None:
         click.echo(batch.records, nl=False)
     else:
         click.echo(b"".join(encode(record) + b"\n" for record in batch.records), nl=False)
+
+
+def _print_sessions(found: list[consumer.SessionSummary], removed: list[str], *, as_json: bool) -> None:
+    for session in found:
+        if as_json:
+            _print_json(msgspec.to_builtins(session))
+        else:
+            click.echo(f"{session.last_activity_at}  {session.status:9}  {session.session_id}")
+    for session_id in removed:
+        if as_json:
+            _print_json({"sessionId": session_id, "deleted": True})
+        else:
+            click.echo(f"{'':24}  {'deleted':9}  {session_id}")
 
 
 def _print_result(result: dict[str, Any], *, as_json: bool) -> None:

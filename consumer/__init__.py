@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from consumer.limits import Limits
     from consumer.offsets import FileOffsets, MemoryOffsets, OffsetStore, SqliteOffsets
     from consumer.reader import Reader, Snapshot
+    from consumer.recents import Recents, RecentsChange, SessionSummary
     from consumer.view import Sent, SessionView
 
 __all__ = [
@@ -49,8 +50,11 @@ __all__ = [
     "OffsetsFailed",
     "RateLimited",
     "Reader",
+    "Recents",
+    "RecentsChange",
     "Refused",
     "Sent",
+    "SessionSummary",
     "SessionView",
     "Snapshot",
     "SqliteOffsets",
@@ -67,7 +71,10 @@ _HOMES = {
     "MemoryOffsets": "offsets",
     "OffsetStore": "offsets",
     "Reader": "reader",
+    "Recents": "recents",
+    "RecentsChange": "recents",
     "Sent": "view",
+    "SessionSummary": "recents",
     "SessionView": "view",
     "Snapshot": "reader",
     "SqliteOffsets": "offsets",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeVar
 
 from consumer.address import broker_url
@@ -36,13 +37,13 @@ class Client:
         """Close all connections; requests under way fail."""
         await self.transport.aclose()
 
+    async def ask_once(self, request: Request, shape: type[T]) -> T:
+        """The body of the answer. Raises AttemptFailed if there was none that settles it, and the errors of Reader."""
+        return read(await self.transport.send(request), shape)
+
     async def ask(self, request: Request, shape: type[T]) -> T:
         """The body of the answer. The request is repeated until `deadline_s`, so it must be one that may be.
 
         Raises Unavailable, Refused and the other errors of Reader.
         """
-
-        async def attempt() -> T:
-            return read(await self.transport.send(request), shape)
-
-        return await persist(attempt, self.limits, deadline_s=self.limits.deadline_s)
+        return await persist(partial(self.ask_once, request, shape), self.limits, deadline_s=self.limits.deadline_s)

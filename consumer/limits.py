@@ -64,6 +64,11 @@ class Limits(RequestLimits):
     polling_s: float = 300.0
     """How long a reader polls when events were held back, before it tries a live connection again: finding out costs
     `first_event_s_max` each time."""
+    polling_wait_s: float = 1.0
+    """Between two reads of a list of sessions whose changes are held back. A stream is polled without a wait: there the
+    broker answers when there is something new."""
+    sessions_max: int = 10_000
+    """Sessions that one list keeps: beyond it a list is no longer one to look at. About 1 KiB each."""
     stalled_s: float = 30.0
     """How long nothing may come of a running answer until a view calls it stalled. As long as the lease that a broker
     gives when no other is asked for: a producer that is quiet for longer lives by its heartbeats, or not at all."""

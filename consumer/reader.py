@@ -20,6 +20,7 @@ from consumer.limits import Limits
 from consumer.offsets import OffsetStore
 from consumer.plain import NotJSON, decode, texts_of
 from consumer.retry import persist
+from consumer.steps import Steps
 from consumer.transport import EventConnection, HttpTransport, Request
 from consumer.values import Values
 from consumer.wire import OFFSET_START, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
@@ -93,7 +94,7 @@ class Reader:
         may have most of its time to go. What was handed out is not handed out again, and deadlines begin anew.
         """
         for follower in self._followers:
-            follower.reconnect()
+            follower.steps.begin_anew()
         await self._transport.renew()
 
     def name_of(self, stream: str) -> str:
@@ -211,7 +212,7 @@ class Reader:
     ) -> Batch | None:
         """One step of the follower. What it raises tells where its caller goes on, which has nothing of this step."""
         try:
-            return await follower.step(deadline_s)
+            return await follower.steps.next(deadline_s)
         except ClientError as error:
             error.offset = error.offset or go_on_at or follower.offset
             raise
@@ -258,25 +259,9 @@ class _Follower:
         self._first_event_s_max = limits.first_event_s_max
         self._connection: EventConnection | None = None
         self._events = Events(Form.JSON)
-        self._step = anyio.CancelScope()
-        self._starts_anew = False
+        self.steps = Steps(self._attempt, self.aclose, limits)
 
-    async def step(self, deadline_s: float | None) -> Batch | None:
-        """What `attempt` returns when it is answered. Raises as `persist`."""
-        while True:
-            if self._starts_anew:
-                self._starts_anew = False
-                await self.aclose()
-            with anyio.CancelScope() as self._step:
-                return await persist(self.attempt, self._limits, deadline_s=deadline_s, interrupts=False)
-
-    def reconnect(self) -> None:
-        """Give up the connection and whatever this waits for, and go on from the offset."""
-        # Nothing gets lost: an attempt does not wait between moving the offset and returning the batch.
-        self._starts_anew = True
-        self._step.cancel()
-
-    async def attempt(self) -> Batch | None:
+    async def _attempt(self) -> Batch | None:
         """The next batch that tells something; None if there was none yet, and it is worth asking again at once.
 
         Raises AttemptFailed when waiting is better, and whatever ends the following.

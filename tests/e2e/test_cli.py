@@ -175,6 +175,22 @@ async def test_tail_goes_on_after_the_broker_was_killed(broker: Broker) -> None:
         tailing.kill()
 
 
+async def test_sessions_lists_the_latest_first_and_goes_on_live(broker: Broker) -> None:
+    for session in ("a", "b", "a"):
+        await run(broker, "produce", session, "--format", "text", stdin='"x"')
+    listed = await run(broker, "sessions")
+    assert [line.split()[1:] for line in listed.stdout.splitlines()] == [["idle", "a"], ["idle", "b"]]
+
+    async with await started(broker, "sessions", "--live", "--json", "--limit", "1") as listing:
+        assert json.loads(await line_of(listing))["sessionId"] == "a"
+        async with Producer(broker.url) as producer:
+            await producer.create_session("new", metadata={"title": "t"})
+        told = json.loads(await line_of(listing))
+        assert (told["sessionId"], told["status"], told["metadata"]) == ("new", "idle", {"title": "t"})
+        listing.send_signal(signal.SIGINT)
+        assert await listing.wait() == 130
+
+
 # -- how an answer ends --------------------------------------------------------------------------------------------
 
 
