@@ -250,6 +250,30 @@ async def test_readers_and_views_that_are_cancelled_leave_no_task_and_no_socket(
     await until(lambda: open_files() <= files_before)
 
 
+async def test_a_reader_that_goes_on_keeps_nothing_of_what_was_given_up(broker: Broker) -> None:
+    async with Reader(broker.url, limits=Limits(connections_idle_max=1)) as reader:
+        await reader.read("s")
+        files_before = open_files()  # with the one connection that is kept for the next request
+        for _ in range(10):
+            with anyio.move_on_after(0.05):
+                async with aclosing(reader.follow("s")) as batches:
+                    async for _batch in batches:
+                        pass
+            await reader.read("s")
+            await reader.reconnect()
+        await until(lambda: open_files() <= files_before)
+
+        following = [reader.follow("s") for _ in range(10)]
+        for batches in following:
+            assert (await anext(batches)).up_to_date
+            waiting = asyncio.create_task(next_records(batches))
+            await asyncio.wait([waiting], timeout=0.02)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await batches.aclose()
+        await until(lambda: open_files() <= files_before)
+
+
 async def follow_for(url: str, stream: str, stay_s: float) -> None:
     """Follow until the time is over, in whatever state the reader is then."""
     with anyio.move_on_after(stay_s):
