@@ -42,6 +42,24 @@ async def until(condition: Callable[[], bool]) -> None:
     await eventually(look, 20)
 
 
+async def test_a_view_that_is_not_followed_any_more_lets_its_connection_go(broker: Broker) -> None:
+    async with SessionView(broker.url, "s", limits=PROMPT) as view, httpx.AsyncClient() as client:
+
+        async def live_readers() -> list[str]:
+            metrics = await client.get(f"{broker.url}/metrics")
+            return [line for line in metrics.text.splitlines() if line == 'streamfold_live_readers{mode="sse"} 1.0']
+
+        async with aclosing(view.follow()) as changes:
+            await anext(changes)
+            await eventually(live_readers, 20)
+        await view.send(MESSAGE)
+
+        async def nobody_reads() -> bool:
+            return not await live_readers()
+
+        await eventually(nobody_reads, 5)
+
+
 async def test_a_message_sent_from_one_device_is_on_all_of_them(broker: Broker) -> None:
     drawn: list[list[tuple[str, str]]] = []
     async with (
