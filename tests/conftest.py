@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests import live
 from tests.kafka.cluster import KafkaCluster
 
 # No deadline: a shared machine stalls for longer than any example takes, and pytest-timeout ends what hangs.
@@ -22,6 +23,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help=f"how many times the crash test kills the broker (default {KILLS_DEFAULT})",
     )
+    parser.addoption(
+        "--engine",
+        choices=["sqlite", "kafka"],
+        default="sqlite",
+        help="what brokers run on in tests that do not care (default sqlite)",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _usual_engine(request: pytest.FixtureRequest) -> None:
+    """Run brokers on the engine that was asked for."""
+    if request.config.getoption("--engine") == "kafka":
+        cluster: KafkaCluster = request.getfixturevalue("kafka")
+        live.usual.engine, live.usual.env = "kafka", cluster.env
 
 
 @pytest.fixture(scope="session")

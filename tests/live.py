@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +28,16 @@ class BrokerFailedError(Exception):
     """The broker did not do what was asked within its bound; the text carries the end of its log."""
 
 
+class Usual:
+    """The engine that tests run on which do not care, and what a broker has to be told for it: see `--engine`."""
+
+    engine = "sqlite"
+    env: Callable[[], Mapping[str, str]] = staticmethod(dict[str, str])
+
+
+usual = Usual()
+
+
 class Broker:
     """`streamfold serve` on a data folder and a port that stay the same over any number of lives.
 
@@ -39,14 +49,14 @@ class Broker:
         self,
         data_dir: Path,
         *,
-        engine: str = "sqlite",
+        engine: str = "",
         port: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
-        self.engine = engine
+        self.engine = engine or usual.engine
         self.port = free_port() if port is None else port
-        self.env = dict(env or {})
+        self.env = {**({} if engine else usual.env()), **(env or {})}
         self.log_path = data_dir.with_name(f"{data_dir.name}.log")
         self._process: subprocess.Popen[bytes] | None = None
 
