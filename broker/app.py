@@ -36,6 +36,7 @@ from broker.journal.memory import MemoryJournal
 from broker.materializer import Materializer
 from broker.metrics import CONTENT_TYPE, Metrics
 from broker.partition import Partition
+from broker.partitions import Partitioned, Partitions
 from broker.settings import Settings
 from broker.signing import Signing
 from broker.store.sqlite import SqliteStore
@@ -58,7 +59,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.partition = Partition(*_engine(settings), checkpoint_interval_s=settings.checkpoint_interval_s)
+        self.partition = _partitioned(settings)
         self.materializer = Materializer(self.partition)
         self._sweeper = Sweeper(self.partition)
         self._signing = signing = _signing(settings)
@@ -156,24 +157,37 @@ def create_app(settings: Settings | None = None) -> App:
     return App(Settings() if settings is None else settings)
 
 
+def _partitioned(settings: Settings) -> Partitioned:
+    engines = _kafka(settings) if settings.engine == "kafka" else [_engine(settings)]
+    partitions = [Partition(*engine, checkpoint_interval_s=settings.checkpoint_interval_s) for engine in engines]
+    return partitions[0] if len(partitions) == 1 else Partitions(partitions)
+
+
 def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
     if settings.engine == "memory":
         return MemoryJournal(), SqliteStore(None)
     data_dir = DataDir(settings.data_dir)
-    if settings.engine == "kafka":
-        return _kafka_journal(settings, data_dir), SqliteStore(data_dir)
     return FileJournal(data_dir), SqliteStore(data_dir)
 
 
-def _kafka_journal(settings: Settings, data_dir: DataDir) -> Journal:
+def _kafka(settings: Settings) -> list[tuple[Journal, SqliteStore]]:
+    """A journal and a store for each partition of the topic, each store in a folder of its own."""
     try:
         # The client of Kafka is an extra of its own.
         from broker.journal.kafka import Kafka  # noqa: PLC0415
         from broker.journal.kafka_topic import KafkaTopic  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise StartError(f"{error}", "install streamfold[kafka]") from error
-    kafka = Kafka(KafkaTopic(settings.kafka_bootstrap, settings.kafka_topic, settings.kafka_partitions))
-    return ClusterJournal(kafka.log(0), quarantine=data_dir.quarantine)
+    count = settings.kafka_partitions
+    kafka = Kafka(KafkaTopic(settings.kafka_bootstrap, settings.kafka_topic, count))
+    engines: list[tuple[Journal, SqliteStore]] = []
+    for partition in range(count):
+        data_dir = DataDir(settings.data_dir / f"partition-{partition}")
+        journal = ClusterJournal(
+            kafka.log(partition), partition=partition, partitions=count, quarantine=data_dir.quarantine
+        )
+        engines.append((journal, SqliteStore(data_dir)))
+    return engines
 
 
 def _signing(settings: Settings) -> Signing:

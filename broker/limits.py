@@ -132,6 +132,8 @@ everybody up behind it."""
 RECORD_BYTES_MAX: Final = 6 * MIB
 """What the topic takes: one body of BODY_BYTES_MAX with the lengths and ids of its records, beside a record that was
 not yet full."""
+PLACES_MAX: Final = 65_536
+"""Paths whose partition is remembered: looking it up costs less than hashing."""
 CLUSTER_WAIT_S: Final = 15.0
 """From proposing an entry to an answer, of whatever kind: above the three to five seconds that losing a node of Kafka
 takes, below the patience of HTTP clients."""

@@ -19,6 +19,8 @@ class Log:
     """The tails of live streams before the store's pages (`read`: as `Store.read`)."""
 
     def __init__(self, read: Read) -> None:
+        self.elsewhere: Callable[[str], Log] | None = None
+        """The log that has the records of a path, where there are several."""
         self._read_stored = read
         self._tails: dict[Life, Tail] = {}
         self._fresh: set[Life] = set()  # tails with pages that no checkpoint has in hand
@@ -47,7 +49,8 @@ class Log:
         run: list[Page] = []
         for part_path, life, end in _parts(path, stream):
             if position < end and bytes_max > 0:
-                page = await self._read(part_path, life, end, position, bytes_max)
+                log = self if self.elsewhere is None else self.elsewhere(part_path)
+                page = await log._read(part_path, life, end, position, bytes_max)  # noqa: SLF001 -- one of this class
                 if page is None:
                     break
                 run.append(before(page, end))

@@ -20,7 +20,7 @@ from broker.core.page import before, records
 from broker.core.state import Stream
 from broker.errors import BrokerError, Overloaded, Unavailable
 from broker.folded import Due, Folded
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.store import Snapshot
 from consumer.plain import JSONObject
 from consumer.session import BadSessionState
@@ -56,7 +56,7 @@ class Materializer:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: Partitioned,
         sessions_max: int = limits.LIVE_SESSIONS_MAX,
         bytes_max: int = limits.LIVE_SESSION_BYTES_MAX,
     ) -> None:

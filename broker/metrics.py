@@ -15,7 +15,7 @@ from broker.http.bodies import Bodies
 from broker.http.traffic import Traffic
 from broker.http.upload import Uploads
 from broker.materializer import Materializer
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.waker import Waker
 from consumer.wire import Code
 
@@ -38,7 +38,7 @@ class Metrics(Collector):
 
     def __init__(
         self,
-        partition: Partition,
+        partition: Partitioned,
         materializer: Materializer,
         waker: Waker,
         traffic: Traffic,

@@ -263,6 +263,11 @@ class Partition:
         self._journal.synchronous = synchronous
 
     @property
+    def records(self) -> Log:
+        """Its records. What its forks inherit may lie in another partition: see `Log.elsewhere`."""
+        return self._log
+
+    @property
     def applied_index(self) -> int:
         """The index of the newest applied entry."""
         return self._index
@@ -548,7 +553,7 @@ class Partition:
         for key, row in puts.items():
             self._note(key, row)
             if key[:1] == b"S":
-                self.recent.change(key[1:].decode(), self._index + 1)
+                self.recent.change(key[1:].decode())
         if self._watches:
             for key in puts:
                 self._watches.wake(key)

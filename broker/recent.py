@@ -19,17 +19,17 @@ class Recent:
         self.life = os.urandom(8).hex()
         """Tells the indexes of this process from those of any other, whose changes are not known here."""
         self.index = 0
-        """Of the newest change."""
+        """Of the newest change; they count changes, of all partitions that share this."""
         self.forgotten = 0
         """Changes up to this index are not all known any more."""
         self._changed_max = changed_max
         self._changed: OrderedDict[str, int] = OrderedDict()  # by rising index
         self._waiters: set[asyncio.Future[None]] = set()
 
-    def change(self, path: str, index: int) -> None:
-        """The session at `path` was created, changed or deleted by the entry at `index`."""
-        self.index = index
-        self._changed[path] = index
+    def change(self, path: str) -> None:
+        """The session at `path` was created, changed or deleted."""
+        self.index += 1
+        self._changed[path] = self.index
         self._changed.move_to_end(path)
         if len(self._changed) > self._changed_max:
             self.forgotten = self._changed.popitem(last=False)[1]

@@ -64,7 +64,7 @@ _DEFAULTS: Final = Settings()
     type=click.IntRange(min=1),
     default=_DEFAULTS.kafka_partitions,
     envvar="STREAMFOLD_KAFKA_PARTITIONS",
-    help="Partitions of the topic. Chosen once.",
+    help="Of the topic. Chosen once: which partition holds a stream depends on it.",
 )
 @click.option(
     "--signing-key",
@@ -172,6 +172,8 @@ def serve(  # noqa: PLR0913 -- one for each option
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs, and those of webhooks may hold secrets
+    # Twenty times a second while a broker of Kafka is away. What comes of it, `streamfold.kafka` and `.journal` tell.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         _require_secure(settings)
         with _bound(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:

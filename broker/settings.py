@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """HOST:PORT of some of Kafka's brokers, separated by commas. The kafka engine needs it."""
     kafka_topic: str = "streamfold"
     """Made when it is missing. Nobody else may write to it."""
-    kafka_partitions: int = 1
+    kafka_partitions: int = 8
     """Of the topic. Chosen once: which partition holds a stream depends on it."""
 
     fast_path: bool = True

@@ -21,7 +21,7 @@ from broker.core.fork import unref_entry
 from broker.core.state import Child, Generation, Subscription, Wake
 from broker.core.subscription import is_leased
 from broker.errors import BrokerError
-from broker.partition import Partition
+from broker.partitions import Partitioned
 
 log = logging.getLogger("streamfold.sweeper")
 
@@ -56,7 +56,7 @@ class _Held(NamedTuple):
 class Sweeper:
     """Runs beside a partition; `run` until cancelled. Its parts raise BrokerError: then they are to be tried again."""
 
-    def __init__(self, partition: Partition, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, partition: Partitioned, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._partition = partition
         self._monotonic = monotonic
         self._leases: dict[tuple[str, str, int], _Lease] = {}  # by `_Held.key`

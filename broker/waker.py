@@ -39,7 +39,7 @@ from broker.core.page import json_page
 from broker.core.state import Stream, Subscription, Wake
 from broker.core.subscription import WEBHOOK, StreamInfo, matches, pending_tails, stream_infos
 from broker.errors import BrokerError
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.signing import Signing, Token
 from broker.webhooks import DeliveryFailed, Webhooks
 from consumer.wire import JSON, Code
@@ -105,7 +105,7 @@ class Waker:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: Partitioned,
         signing: Signing,
         webhooks: Webhooks,
         *,

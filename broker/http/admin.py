@@ -12,7 +12,7 @@ from starlette.routing import Route
 from broker.http.bodies import Bodies
 from broker.http.problems import BadRequest
 from broker.http.request import headers_of
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.wire import Code
 
 log = logging.getLogger("streamfold.admin")
@@ -25,7 +25,7 @@ class _Durability(msgspec.Struct, forbid_unknown_fields=True):
 _wanted = msgspec.json.Decoder(_Durability).decode
 
 
-def routes(partition: Partition, bodies: Bodies) -> list[Route]:
+def routes(partition: Partitioned, bodies: Bodies) -> list[Route]:
     """Read and set how writes become durable."""
 
     async def read(_request: Request) -> Response:
@@ -44,12 +44,12 @@ def routes(partition: Partition, bodies: Bodies) -> list[Route]:
     return [Route(path, read, methods=["GET"]), Route(path, write, methods=["PUT"])]
 
 
-def switch(partition: Partition, *, synchronous: bool) -> None:
+def switch(partition: Partitioned, *, synchronous: bool) -> None:
     """Give every entry a commit of its own, or let those that wait share one again. Effective at once."""
     partition.synchronous = synchronous
     log.warning("synchronous commits are %s", "on: every write has its own" if synchronous else "off")
 
 
-def _told(partition: Partition) -> Response:
+def _told(partition: Partitioned) -> Response:
     told = {"synchronous": partition.synchronous, "durability": partition.durability}
     return JSONResponse(told, headers={"cache-control": "no-store"})

@@ -22,7 +22,7 @@ from broker.http import session_answers as answers
 from broker.http.request import Request
 from broker.http.response import Response
 from broker.http.session_routes import Target
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.plain import encode
 from consumer.wire import ENDED, Code, Reason, Status
 
@@ -43,7 +43,7 @@ class Loss(msgspec.Struct, frozen=True, gc=False):
 class AsyncAcks:
     """Those of one broker. `is_allowed` is the operator's."""
 
-    def __init__(self, partition: Partition, *, is_allowed: bool, losses_max: int = limits.LOSSES_MAX) -> None:
+    def __init__(self, partition: Partitioned, *, is_allowed: bool, losses_max: int = limits.LOSSES_MAX) -> None:
         self.accepted = 0
         """Batches answered with 202."""
         self.lost = 0

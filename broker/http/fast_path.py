@@ -29,7 +29,7 @@ from broker.http.response import COMMON, Header, Response
 from broker.http.stream_api import PREFIX, is_reserved
 from broker.http.streams import answer, entry_of, require_method
 from broker.http.traffic import Traffic
-from broker.partition import Partition
+from broker.partitions import Partitioned
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -80,7 +80,7 @@ _NOBODY: Final = _Nobody()
 class FastAppends:
     """What appends need of the broker; one for all connections."""
 
-    def __init__(self, partition: Partition, traffic: Traffic, body_bytes_max: int) -> None:
+    def __init__(self, partition: Partitioned, traffic: Traffic, body_bytes_max: int) -> None:
         self._partition = partition
         self._traffic = traffic
         # Above its own mark uvicorn stops reading until an application asks for more.

@@ -24,7 +24,7 @@ from broker.http.problems import BadRequest
 from broker.http.request import Request, parameters_of
 from broker.http.response import NO_BODY, Header, LiveResponse, Response
 from broker.http.streams import CLOSED
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.settings import Settings
 from consumer.wire import EVENT_STREAM, OFFSET_NOW, OFFSET_START, Code
 
@@ -93,7 +93,7 @@ class LiveReaders:
 class Reads:
     """The reading half of `/v1/stream/{path}`."""
 
-    def __init__(self, partition: Partition, settings: Settings, live: LiveReaders) -> None:
+    def __init__(self, partition: Partitioned, settings: Settings, live: LiveReaders) -> None:
         self._partition = partition
         self._settings = settings
         self._frames = sse.FrameCache(limits.SSE_CACHE_BYTES)

@@ -25,7 +25,7 @@ from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_o
 from broker.http.txids import Txids
 from broker.http.ui_stream import UIStreams
 from broker.materializer import Materializer
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.settings import Settings
 from consumer.wire import Code
 
@@ -40,7 +40,7 @@ class SessionApi:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: Partitioned,
         settings: Settings,
         bodies: Bodies,
         materializer: Materializer,

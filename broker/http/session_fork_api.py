@@ -20,14 +20,14 @@ from broker.http.request import Request
 from broker.http.response import Response
 from broker.http.session_forks import Heritage, Wanted
 from broker.http.session_routes import Target
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.wire import Code
 
 
 class SessionForks:
     """See the module."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partitioned) -> None:
         self._partition = partition
 
     async def fork(self, request: Request, target: Target, body: bytes) -> Response:

@@ -27,7 +27,7 @@ from broker.http.session_fields import fields, message_digest, optional_object, 
 from broker.http.session_forks import Heritage
 from broker.http.session_routes import Target
 from broker.http.streams import traceparent_of
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.archive import BadRecord, LogCheck, is_time
 from consumer.wire import SESSION_PATH_PREFIX, Code
 
@@ -66,7 +66,7 @@ def wanted_of(request: Request, body: bytes) -> Wanted:
 class SessionImports:
     """Imports over one partition: the order of the steps."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partitioned) -> None:
         self._partition = partition
 
     async def make(self, request: Request, target: Target, body: bytes) -> Response:

@@ -23,7 +23,7 @@ from broker.http.request import Receive, Request, parameters_of
 from broker.http.response import Header, LiveResponse, Response
 from broker.http.session_answers import json_answer, summary
 from broker.http.session_routes import LIST, require_id
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.settings import Settings
 from consumer.plain import JSONObject, encode
 from consumer.wire import SESSION_PATH_PREFIX, Code
@@ -43,7 +43,7 @@ _EVENTS_KEPT: Final = 1_000
 class SessionList:
     """See the module. Memory: one page, or for a follower nothing: what changed is in the partition, once for all."""
 
-    def __init__(self, partition: Partition, settings: Settings, live: LiveReaders) -> None:
+    def __init__(self, partition: Partitioned, settings: Settings, live: LiveReaders) -> None:
         self._partition = partition
         self._settings = settings
         self._live = live

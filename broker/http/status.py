@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from broker.partition import Partition
+from broker.partitions import Partitioned
 
 
-def routes(partition: Partition, exposition: Callable[[], bytes], exposition_type: str) -> list[Route]:
+def routes(partition: Partitioned, exposition: Callable[[], bytes], exposition_type: str) -> list[Route]:
     """The three routes."""
 
     async def health(_request: Request) -> Response:

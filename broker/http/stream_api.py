@@ -17,7 +17,7 @@ from broker.http.problems import BadRequest
 from broker.http.reads import LiveReaders, Pending, Reads
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.settings import Settings
 from consumer.wire import Code
 
@@ -28,7 +28,7 @@ _RESERVED: Final = "__ds"
 class StreamApi:
     """See the module."""
 
-    def __init__(self, partition: Partition, settings: Settings, bodies: Bodies, live: LiveReaders) -> None:
+    def __init__(self, partition: Partitioned, settings: Settings, bodies: Bodies, live: LiveReaders) -> None:
         self._partition = partition
         self._bodies = bodies
         self._reads = Reads(partition, settings, live)

@@ -19,7 +19,7 @@ from broker.http.problems import BadRequest
 from broker.http.request import Receive, Request
 from broker.http.response import Response
 from broker.http.subscriptions import Target
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.settings import Settings
 from broker.signing import InvalidToken, Signing
 from broker.waker import Waker
@@ -34,7 +34,7 @@ class SubscriptionApi:
 
     def __init__(
         self,
-        partition: Partition,
+        partition: Partitioned,
         settings: Settings,
         bodies: Bodies,
         waker: Waker,

@@ -22,7 +22,7 @@ from broker.http.request import Request, parameters_of
 from broker.http.response import Response
 from broker.http.session_answers import json_answer, not_found
 from broker.http.session_routes import Target
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.plain import JSONObject, decode
 from consumer.wire import Code
 
@@ -32,7 +32,7 @@ _MILLISECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 class Txids:
     """See the module."""
 
-    def __init__(self, partition: Partition, live: LiveReaders) -> None:
+    def __init__(self, partition: Partitioned, live: LiveReaders) -> None:
         self._partition = partition
         self._live = live
 

@@ -32,7 +32,7 @@ from broker.http.request import Request, parameters_of
 from broker.http.response import CutOff, Header, LiveResponse, Response
 from broker.http.session_routes import Target, require_id
 from broker.http.ui_events import DONE, FORMAT, Answer, Conversion, GenerationRecord, frame_of, gone_frame, opening_in
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.settings import Settings
 from consumer.fold import FORMATS
 from consumer.wire import Code
@@ -46,7 +46,7 @@ class UIStreams:
     """The endpoint, over one partition."""
 
     def __init__(
-        self, partition: Partition, settings: Settings, live: LiveReaders, life_s: float = limits.UI_STREAM_LIFE_S
+        self, partition: Partitioned, settings: Settings, live: LiveReaders, life_s: float = limits.UI_STREAM_LIFE_S
     ) -> None:
         self._partition = partition
         self._settings = settings

@@ -30,7 +30,7 @@ from broker.http.response import Response
 from broker.http.session_fields import write_parameters
 from broker.http.session_routes import Target
 from broker.http.traffic import Traffic
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.plain import JSONObject
 from consumer.wire import ENDED, Reason
 
@@ -62,7 +62,7 @@ class Uploads:
     """Those of one broker, counted, bounded, and ended when it stops."""
 
     def __init__(
-        self, partition: Partition, traffic: Traffic, async_acks: AsyncAcks, uploads_max: int = limits.UPLOADS_MAX
+        self, partition: Partitioned, traffic: Traffic, async_acks: AsyncAcks, uploads_max: int = limits.UPLOADS_MAX
     ) -> None:
         self.partition = partition
         self.traffic = traffic

@@ -19,6 +19,7 @@ from broker.errors import Overloaded, Unavailable
 from broker.folded import SNAPSHOT_BYTES_PER_RECORD, SNAPSHOT_RECORDS, Due
 from broker.materializer import Materializer, Messages
 from broker.partition import Partition
+from broker.partitions import Partitioned
 from broker.store import Snapshot
 from consumer.session import SessionFold
 from tests.broker.core.entries import (
@@ -58,7 +59,7 @@ async def running(materializer: Materializer) -> AsyncIterator[None]:
             await task
 
 
-async def do(partition: Partition, *entries: Entry) -> None:
+async def do(partition: Partitioned, *entries: Entry) -> None:
     for entry in entries:
         outcome = await partition.propose(entry)
         assert outcome.changed, outcome
@@ -76,7 +77,7 @@ async def folded(materializer: Materializer, count: int) -> None:
     assert materializer.records_folded == count
 
 
-async def log_of(partition: Partition, path: str = SESSION) -> list[bytes]:
+async def log_of(partition: Partitioned, path: str = SESSION) -> list[bytes]:
     """Every record of a session."""
     found: list[bytes] = []
     while True:
@@ -88,7 +89,7 @@ async def log_of(partition: Partition, path: str = SESSION) -> list[bytes]:
         found += records(page)
 
 
-async def require_fold(partition: Partition, materializer: Materializer, path: str = SESSION) -> None:
+async def require_fold(partition: Partitioned, materializer: Materializer, path: str = SESSION) -> None:
     """snapshot(X) = fold(log[0..X]), and X is all that was applied."""
     messages, log = await told(materializer, path), await log_of(partition, path)
     fold = SessionFold()
@@ -98,7 +99,7 @@ async def require_fold(partition: Partition, materializer: Materializer, path: s
     assert fold.malformed == 0
 
 
-async def require_past(partition: Partition, materializer: Materializer, position: int, path: str = SESSION) -> None:
+async def require_past(partition: Partitioned, materializer: Materializer, position: int, path: str = SESSION) -> None:
     """What is told of `position` is fold(log[0..position])."""
     stream = await partition.stream(path)
     assert stream is not None
@@ -153,7 +154,7 @@ STEPS = st.lists(
 class Walk:
     """A session that steps write to, store, forget and ask for."""
 
-    def __init__(self, partition: Partition, materializer: Materializer) -> None:
+    def __init__(self, partition: Partitioned, materializer: Materializer) -> None:
         self.partition = partition
         self.newest = materializer
         self._seqs: dict[str, int] = {}

@@ -8,6 +8,7 @@ import pytest
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.errors import EngineStopped, Overloaded, Unavailable
+from broker.partition import Partition
 from tests.broker.http.asgi import Client, broker
 
 PATH = "/v1/stream/a"
@@ -134,6 +135,7 @@ async def test_broker_is_not_ready_while_it_drains_and_yet_healthy(client: Clien
 
 
 async def test_stopped_engine_is_not_healthy(client: Client) -> None:
+    assert isinstance(client.app.partition, Partition)
     client.app.partition.failure = EngineStopped("fsync failed")
     for target in ("/health", "/ready"):
         answer = await client.get(target)

@@ -11,6 +11,7 @@ from broker import Settings, create_app, limits
 from broker.core.entry import Entry
 from broker.errors import EngineStopped, Overloaded, Unavailable
 from broker.http.async_acks import AsyncAcks
+from broker.partition import Partition
 from consumer.wire import Code
 from tests.broker.http.asgi import Answer, Client, broker
 
@@ -243,6 +244,7 @@ async def test_crash_behind_a_202_leaves_a_gap_that_no_finish_gets_over(
         await client.put(S)
         for seq in range(9):
             assert (await chunk(client, seq)).status == 200
+        assert isinstance(app.partition, Partition)
         with monkeypatch.context() as patch:
             patch.setattr(app.partition._journal, "propose", lambda _entry: None)  # noqa: SLF001 -- what a crash takes
             assert (await chunk(client, 9, **ASYNC)).status == 202

@@ -277,8 +277,8 @@ async def test_followers_count_as_live_readers() -> None:
 
 def test_changes_are_told_in_their_order_and_each_session_once() -> None:
     recent = Recent()
-    for index, path in enumerate(["a", "b", "a", "c"], 1):
-        recent.change(path, index)
+    for path in ("a", "b", "a", "c"):
+        recent.change(path)
     assert recent.since(0) == [(2, "b"), (3, "a"), (4, "c")]
     assert recent.since(3) == [(4, "c")]
     assert recent.since(4) == []
@@ -286,7 +286,7 @@ def test_changes_are_told_in_their_order_and_each_session_once() -> None:
 
 def test_memory_of_changes_is_bounded_and_knows_what_it_forgot() -> None:
     recent = Recent(changed_max=2)
-    for index, path in enumerate(["a", "b", "c"], 1):
-        recent.change(path, index)
+    for path in ("a", "b", "c"):
+        recent.change(path)
     assert (recent.forgotten, recent.since(recent.forgotten)) == (1, [(2, "b"), (3, "c")])
     assert limits.SESSIONS_CHANGED_MAX >= 1_000
