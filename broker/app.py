@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from broker.data_dir import DataDir
 from broker.errors import StartError
-from broker.http import admin, session_api, session_list, status, stream_api, subscription_api
+from broker.http import admin, openapi, session_api, session_list, status, stream_api, subscription_api
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
@@ -94,6 +94,7 @@ class App:
             routes=[
                 *status.routes(self.partition, metrics.exposition, CONTENT_TYPE),
                 *admin.routes(self.partition, bodies),
+                *openapi.routes(),
             ],
             traffic=traffic,
             lifespan=self._lifespan,

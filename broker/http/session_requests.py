@@ -229,6 +229,8 @@ def _open_generation(request: Request, target: Target, body: bytes, parameters: 
 
 def _opening_text(name: str, value: object) -> str:
     """A field of the body as the query of a first batch has it."""
+    if name == "leaseMs" and isinstance(value, float) and value.is_integer():
+        return str(int(value))  # to JSON, 30000.0 is an integer
     if name == "leaseMs" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if name == "leaseMs" or not isinstance(value, str):
