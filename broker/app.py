@@ -27,7 +27,7 @@ from broker.http.stream_api import StreamApi
 from broker.http.subscription_api import SubscriptionApi
 from broker.http.subscriptions import error_form
 from broker.http.traffic import Traffic
-from broker.http.upload import Uploads
+from broker.http.uploads import Uploads
 from broker.http.websocket import WebSocketEndpoint
 from broker.journal import Journal
 from broker.journal.cluster import ClusterJournal

@@ -13,7 +13,7 @@ from broker.core.entry import Kind
 from broker.core.outcome import Result
 from broker.http.bodies import Bodies
 from broker.http.traffic import Traffic
-from broker.http.upload import Uploads
+from broker.http.uploads import Uploads
 from broker.materializer import Materializer
 from broker.partitions import Partitioned
 from broker.waker import Waker

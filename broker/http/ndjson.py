@@ -27,7 +27,8 @@ from broker.http.problems import BadRequest, answer_bad_request
 from broker.http.request import ClientLeft, Headers, Receive, Request, Scope, headers_of, raw_path_of, request_id_of
 from broker.http.response import COMMON, Header, Response, Send
 from broker.http.session_routes import Target, target_of
-from broker.http.upload import Ack, End, Finished, Upload, Uploads, error_of
+from broker.http.upload import Ack, End, Finished, Upload, error_of
+from broker.http.uploads import Uploads
 from consumer.wire import NDJSON, Code
 
 log = logging.getLogger("streamfold.http")

@@ -8,9 +8,8 @@ are cumulative, so only the newest matters: a client that reads slowly gets fewe
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,19 +19,19 @@ from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, records
 from broker.core.state import Generation
-from broker.errors import EngineStopped, Overloaded, Unavailable
+from broker.errors import EngineStopped, Unavailable
 from broker.http import session_answers as answers, session_requests as requests
-from broker.http.async_acks import AsyncAcks
 from broker.http.endpoint import answer_error
 from broker.http.problems import BadRequest
 from broker.http.request import ClientLeft, Request
 from broker.http.response import Response
 from broker.http.session_fields import write_parameters
 from broker.http.session_routes import Target
-from broker.http.traffic import Traffic
-from broker.partitions import Partitioned
 from consumer.plain import JSONObject
 from consumer.wire import ENDED, Reason
+
+if TYPE_CHECKING:
+    from broker.http.uploads import Uploads
 
 
 class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
@@ -56,65 +55,6 @@ class Finished(msgspec.Struct, frozen=True):
 
 End = Response | Finished
 """How an upload ends: a problem, or well."""
-
-
-class Uploads:
-    """Those of one broker, counted, bounded, and ended when it stops."""
-
-    def __init__(
-        self, partition: Partitioned, traffic: Traffic, async_acks: AsyncAcks, uploads_max: int = limits.UPLOADS_MAX
-    ) -> None:
-        self.partition = partition
-        self.traffic = traffic
-        self.async_acks = async_acks
-        self.begun: Counter[str] = Counter()
-        """Uploads by the way they came in."""
-        self.refusals = 0
-        """Uploads that ended because a batch of theirs was refused, or not written."""
-        self.batches = 0
-        """Accepted or duplicate."""
-        self._uploads_max = uploads_max
-        self._open: dict[Upload, str] = {}
-        self._none_open = asyncio.Event()
-        self._none_open.set()
-
-    @property
-    def open(self) -> Counter[str]:
-        """How many are in progress, by the way they came in."""
-        return Counter(self._open.values())
-
-    @property
-    def in_flight(self) -> int:
-        """Batches proposed and not yet durable."""
-        return sum(upload.in_flight for upload in self._open)
-
-    @contextmanager
-    def upload(self, mode: str, request: Request, target: Target) -> Iterator[Upload]:
-        """A new one, for as long as this lasts. Raises BadRequest, Overloaded when there are too many, Unavailable."""
-        if self.partition.draining:
-            raise leaving()
-        if len(self._open) >= self._uploads_max:
-            raise Overloaded(f"{len(self._open)} uploads are open")
-        upload = Upload(self, request, target)
-        self.begun[mode] += 1
-        self._open[upload] = mode
-        self._none_open.clear()
-        try:
-            yield upload
-        finally:
-            del self._open[upload]
-            if not self._open:
-                self._none_open.set()
-
-    async def drain(self, timeout_s: float) -> None:
-        """Let each tell its last ack and end, and return when they have, or after `timeout_s`."""
-        for upload in list(self._open):
-            upload.fail(leaving())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._none_open.wait()
-        except TimeoutError:
-            return
 
 
 def leaving() -> Unavailable:

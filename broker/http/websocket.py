@@ -25,7 +25,8 @@ from broker.http.problems import BadRequest
 from broker.http.request import ClientLeft, Receive, Scope, headers_of, request_id_of
 from broker.http.response import COMMON, Response, Send
 from broker.http.session_routes import Target, target_of
-from broker.http.upload import Ack, End, Finished, Upload, Uploads, error_of
+from broker.http.upload import Ack, End, Finished, Upload, error_of
+from broker.http.uploads import Uploads
 from consumer.wire import Code
 
 log = logging.getLogger("streamfold.http")

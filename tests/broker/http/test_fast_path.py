@@ -1,6 +1,7 @@
 """The fast path and the application give the same answers, whatever they are asked."""
 
 import asyncio
+import gzip
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -134,6 +135,14 @@ paths = st.sampled_from(
     ]
 )
 bodies = st.sampled_from([b"", b"[1,2]", b'{"a":1}', b"[]", b"[1", b'"\xff"', b'"\\ud83d"', b"x" * 70_000])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_append_in_a_content_coding_goes_the_usual_way(both: Any, coding: str) -> None:
+    headers = {"content-type": "application/json", "content-encoding": coding}
+    (fast,), (plain,) = both(request("POST", "/v1/stream/json", gzip.compress(b"[1,2]"), headers), 1)
+    assert fast == plain
+    assert fast[0] == (204 if coding == "gzip" else 415)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
