@@ -230,23 +230,30 @@ def messages(*, session: str, url: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("sessions", type=_Id(), nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All sessions; those that are deleted meanwhile are passed over.")
 @_url
 @_json
-def verify(*, sessions: tuple[str, ...], url: str, as_json: bool) -> None:
+def verify(*, sessions: tuple[str, ...], every: bool, url: str, as_json: bool) -> None:
     """Check that the messages of SESSIONS are what their logs fold to.
 
     Each log is read and folded here anew, up to its present end, and compared with what the broker tells of that
     offset. The sessions may be written to meanwhile. Exit status 1 if something differs; what differs is printed.
     """
     from consumer import verification  # noqa: PLC0415  `serve` has no use for it
+    from consumer.errors import Gone, NotFound  # noqa: PLC0415  as above
+
+    if bool(sessions) == every:
+        raise click.UsageError("name the sessions, or say --all")
 
     async def run() -> bool:
         same = True
         async with consumer.Reader(url, limits=consumer.Limits(deadline_s=FIRST_ANSWER_S_MAX)) as reading:
-            for session in sessions:
-                verdict = await verification.verify(reading, session)
-                _print_verdict(verdict, as_json=as_json)
-                same = same and not verdict.differences
+            wanted = verification.session_ids(reading) if every else _each(sessions)
+            async for session in wanted:
+                with suppress(*((Gone, NotFound) if every else ())):
+                    verdict = await verification.verify(reading, session)
+                    _print_verdict(verdict, as_json=as_json)
+                    same = same and not verdict.differences
         return same
 
     if not _run(run, url):
@@ -502,6 +509,11 @@ def _print_result(result: dict[str, Any], *, as_json: bool) -> None:
                 result
             )
         )
+
+
+async def _each(texts: tuple[str, ...]) -> AsyncGenerator[str, None]:
+    for text in texts:
+        yield text
 
 
 def _print_verdict(verdict: verification.Verdict, *, as_json: bool) -> None:

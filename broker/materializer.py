@@ -162,7 +162,7 @@ class Materializer:
     async def _follow(self, path: str) -> None:
         stream = await self._session_stream(path)
         if stream is None:
-            self._forget(path)
+            self.forget(path)
         elif path in self._live or self._has_room():
             await self._caught_up(path, stream)
 
@@ -186,7 +186,7 @@ class Materializer:
         """The session with everything folded that was applied when this was called, or more."""
         live = self._live.get(path)
         if live is None or live.folded.incarnation != stream.incarnation:
-            self._forget(path)
+            self.forget(path)
             live = self._live[path] = _Live(Folded(stream.incarnation))
         self._live.move_to_end(path)
         async with live.lock:
@@ -209,9 +209,10 @@ class Materializer:
             if oldest == used:
                 self._live.move_to_end(oldest)
                 continue
-            self._forget(oldest)
+            self.forget(oldest)
 
-    def _forget(self, path: str) -> None:
+    def forget(self, path: str) -> None:
+        """Drop what is in memory of a session; whoever asks for it next has it folded again."""
         live = self._live.pop(path, None)
         self._past.pop(path, None)
         if live is not None:

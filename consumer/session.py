@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
-from consumer.fold import BadMessage, Fold, UnknownFormat
+from consumer.fold import BadMessage, Fold, UnknownFormat, ui_message
 from consumer.plain import DEPTH_MAX, JSON, JSONObject, NotJSON, decode, encode, nests_within
 from consumer.wire import ENDED, RecordType, Status
 
@@ -21,6 +21,9 @@ _FLAT_BYTES_MAX: Final = 2 * _CHUNK_DEPTH_MAX
 """A record that is no longer holds no chunk that nests more deeply: each level costs its two brackets."""
 _NUMBER_DIGITS_MAX: Final = 16
 
+_OF_THE_RUN: Final = ("metadata", "usage", "model")
+"""Where a run tells of itself: its end, or what its format has for that in the message."""
+_WITH_RESULT: Final = frozenset({"output-available", "output-error", "output-denied"})
 _ENDING_FACTS: Final = ("reason", "error", "usage", "metadata", "endedAt")
 
 
@@ -95,7 +98,7 @@ class _Turn:
         if self.fold is None and complete:
             self.fold = _continued(self.facts)
         known = complete or self.fold is not None or self.facts["message"] is None
-        kept = {name: fact for name, fact in self.facts.items() if name not in _ENDING_FACTS}
+        kept = {name: fact for name, fact in self.facts.items() if name not in (*_ENDING_FACTS, "missing")}
         told = {"status": Status.STREAMING.value, "generationId": generation_id, "lane": lane}
         self.facts = {**kept, **told, **_given(value, "metadata")}
         self.chunks[generation_id] = 0
@@ -114,12 +117,31 @@ class _Turn:
             message = self.fold.final() or message
             self.fold = None
         self.facts = {**self.facts, "message": message, "status": status.value, **_given(value, *_ENDING_FACTS)}
+        missing = [] if status is Status.COMPLETE else _missing(self.facts)
+        if missing:
+            self.facts["missing"] = missing
         self.is_open = False
 
     def item(self) -> JSONObject:
         if self.fold is None or not self.is_open:
             return {**self.facts}
         return {**self.facts, "message": self.fold.message}
+
+
+def _missing(facts: JSONObject) -> list[JSON]:
+    """What of an answer that did not complete was never told: `metadata` of the run, `toolResults` of its calls."""
+    message = facts["message"] if isinstance(facts["message"], dict) else {}
+    told = any(facts.get(name) or message.get(name) for name in _OF_THE_RUN)
+    parts = ui_message(str(facts["format"]), message, ended=True)["parts"]
+    calls = [part for part in parts if _is_call(part)] if isinstance(parts, list) else []
+    without_result = any(isinstance(call, dict) and call.get("state") not in _WITH_RESULT for call in calls)
+    missing: list[JSON] = [] if told else ["metadata"]
+    return [*missing, "toolResults"] if without_result else missing
+
+
+def _is_call(part: JSON) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and (kind == "dynamic-tool" or kind.startswith("tool-"))
 
 
 def _continued(facts: JSONObject) -> Fold | None:

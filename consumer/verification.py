@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
 
+from consumer.address import with_query
 from consumer.plain import JSON, decode, encode
 from consumer.reader import Reader
 from consumer.session import SessionFold
+from consumer.transport import Request
 from consumer.wire import OFFSET_START, SESSION_PATH_PREFIX
 
-__all__ = ["Verdict", "verify"]
+__all__ = ["Verdict", "session_ids", "verify"]
 
 DIFFERENCES_MAX: Final = 100
 """Told of one session: enough to see what is wrong with it."""
@@ -28,6 +30,27 @@ class Verdict(msgspec.Struct, rename="camel", frozen=True):
     records: int
     messages: int
     differences: list[str]
+
+
+async def session_ids(reader: Reader) -> AsyncGenerator[str, None]:
+    """All sessions of the broker; one that comes or moves meanwhile may be missing, or come twice."""
+    after: str | None = None
+    while True:
+        page = await reader.client.ask(Request("GET", with_query("/v1/sessions", {"after": after})), _Page)
+        for session in page.sessions:
+            yield session.session_id
+        after = page.next
+        if after is None:
+            return
+
+
+class _Listed(msgspec.Struct, rename="camel"):
+    session_id: str
+
+
+class _Page(msgspec.Struct):
+    sessions: list[_Listed]
+    next: str | None = None
 
 
 async def verify(reader: Reader, session_id: str) -> Verdict:

@@ -491,3 +491,47 @@ def test_in_every_format_records_seen_again_and_a_snapshot_in_between_change_not
         folding.add(log[data.draw(st.integers(0, number))])
 
     assert encode([*folding.items()]) == encode([*folded(log).items()])
+
+
+# -- what a run that failed has left out -----------------------------------------------------------------------------
+
+TOOL = [
+    {"type": "tool-input-available", "toolCallId": "c", "toolName": "t", "input": {}},
+    {"type": "tool-output-available", "toolCallId": "c", "output": 1},
+]
+SDK = "ai-sdk-ui-message-stream"
+
+
+def ended_after(*chunks: Any, status: str, **facts: Any) -> dict[str, Any]:
+    records = [opened("g", "m", chunk_format=SDK), *(chunk("g", number, "m", one) for number, one in enumerate(chunks))]
+    return only_item([*records, ended("g", "m", status, chunk_format=SDK, **facts)])
+
+
+@pytest.mark.parametrize("status", ["failed", "aborted"])
+def test_a_run_that_fails_keeps_its_metadata_and_tool_results(status: str) -> None:
+    """F8."""
+    told = {"type": "message-metadata", "messageMetadata": {"model": "x"}}
+    item = ended_after({"type": "start"}, told, *TOOL, status=status)
+    assert item["message"]["metadata"] == {"model": "x"}
+    assert item["message"]["parts"][-1]["output"] == 1
+    assert "missing" not in item
+    assert "missing" not in ended_after(*TOOL, status=status, usage={"tokens": 1})
+
+
+@pytest.mark.parametrize("status", ["failed", "aborted"])
+def test_a_message_that_a_failed_run_left_without_them_is_marked(status: str) -> None:
+    """F8."""
+    assert ended_after(*TOOL, status=status)["missing"] == ["metadata"]
+    assert ended_after(TOOL[0], status=status, metadata={"model": "x"})["missing"] == ["toolResults"]
+    assert ended_after(TOOL[0], status=status)["missing"] == ["metadata", "toolResults"]
+    assert ended_after(status=status)["missing"] == ["metadata"]
+
+
+def test_a_complete_message_is_not_marked_and_a_continued_one_no_longer() -> None:
+    assert "missing" not in ended_after(TOOL[0], status="complete")
+    going_on = opened("h", "m", chunk_format=SDK)
+    going_on["value"]["continues"] = "g"
+    log = [opened("g", "m", chunk_format=SDK), chunk("g", 0, "m", TOOL[0]), ended("g", "m", "failed", chunk_format=SDK)]
+    assert "missing" in only_item(log)
+    assert "missing" not in only_item([*log, going_on])
+    assert only_item([*log, going_on, ended("h", "m", "aborted", chunk_format=SDK)])["missing"]

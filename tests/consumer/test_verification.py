@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio.to_thread
+import click
 import pytest
 
 from consumer import Reader
@@ -88,12 +89,13 @@ async def test_difference_that_was_planted_is_found(broker: Broker) -> None:
     for session, (_, _, told) in PLANTED.items():
         differences = verdicts[session].differences
         assert any(told in difference for difference in differences) if told else not differences, differences
-    bad = await command(broker, *PLANTED)
+    bad = await command(broker, "--all")
     assert (bad.returncode, bad.stderr, bad.stdout.count("as its log folds")) == (1, "", 1)
     assert "message a.message.parts[0].text: the log folds to" in bad.stdout
 
 
 async def test_session_that_is_not_there_is_an_error(broker: Broker) -> None:
+    assert (await command(broker)).returncode == click.UsageError.exit_code
     missing = await command(broker, "nope")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "STREAM_NOT_FOUND" in missing.stderr

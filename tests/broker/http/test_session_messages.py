@@ -147,6 +147,66 @@ async def test_page_asks_for_no_more_than_the_bound(client: Client) -> None:
     assert allowed.status == 200
 
 
+# -- what sessions go through ---------------------------------------------------------------------------------------
+
+
+async def require_every_offset(client: Client, session: str = "s") -> list[Any]:
+    """What is told at each offset is the fold of the log before it, by a broker that had forgotten the session."""
+    fold, path = SessionFold(), f"sessions/{session}"
+    row = await client.app.partition.stream(path)
+    assert row is not None
+    for position, record in enumerate([*(await client.get(f"/v1/stream/{path}")).json, None]):
+        client.app.materializer.forget(path)
+        told = (await client.get(f"/v1/sessions/{session}/messages?at={row.offset(position)}")).json
+        assert told["messages"] == fold.items(), f"{session} at {position}"
+        fold.add(record)
+    return fold.items()
+
+
+async def test_message_that_another_generation_goes_on_with_is_streaming_again_at_every_offset(client: Client) -> None:
+    await conversation(client)
+    ended = (await client.get(f"{S}/messages/a")).json
+    await client.app.partition.checkpoint()
+    await client.post(f"{S}/generations/h/chunks?continues=g", b'["on","ward"]', producer_seq="0")
+    running = (await client.get(f"{S}/messages/a")).json
+    assert (ended["status"], running["status"]) == ("failed", "streaming")
+    await client.post(f"{S}/messages", b'{"id":"between","role":"user"}')
+    await client.post(f"{S}/generations/h/finish", b"", producer_seq="1")
+    assert [item["status"] for item in await require_every_offset(client)] == ["complete"] * 5
+    text = (await client.get(f"{S}/messages/a")).json["message"]["parts"]
+    assert "".join(part["text"] for part in text) == "xyxyxyzonward"
+
+
+async def test_session_that_was_reset_has_the_messages_of_its_new_life_only(client: Client) -> None:
+    await conversation(client)
+    before = await client.get(f"{S}/messages")
+    await client.app.partition.checkpoint()
+    await client.post(f"{S}/reset", b'{"reason":"again"}')
+    after = await client.get(f"{S}/messages", if_none_match=before.headers["etag"])
+    assert (after.status, after.json["messages"]) == (200, [])
+    gone = await client.get(f"{S}/messages?at={before.offset}")
+    assert (gone.status, gone.code) == (410, "OFFSET_GONE")
+    await client.post(f"{S}/messages", b'{"id":"q","role":"user"}')
+    await client.post(f"{S}/generations/n/chunks?format=text", b'"new"', producer_seq="0")
+    await client.app.partition.checkpoint()
+    assert [item["id"] for item in await require_every_offset(client)] == ["q", "n"]
+
+
+async def test_forked_session_has_the_messages_of_its_source_up_to_the_fork_and_its_own(client: Client) -> None:
+    await conversation(client)
+    await client.post(f"{S}/generations/open/chunks?format=text", b'["1","2"]', producer_seq="0")
+    await client.get(f"{S}/messages")
+    await client.app.partition.checkpoint()
+    await client.post(f"{S}/fork", b'{"sessionId":"child"}')
+    await client.post(f"{S}/generations/open/chunks", b'"3"', producer_seq="1")
+    await client.post("/v1/sessions/child/messages", b'{"id":"own","role":"user"}')
+    await client.app.partition.checkpoint()
+    child, source = await require_every_offset(client, "child"), await require_every_offset(client)
+    assert child[:4] == source[:4]
+    assert [(item["id"], item["status"]) for item in child[4:]] == [("open", "aborted"), ("own", "complete")]
+    assert source[4]["status"] == "streaming"
+
+
 # -- in one model ----------------------------------------------------------------------------------------------------
 
 
