@@ -98,8 +98,9 @@ class DataDir:
             return
         aside = self.path / f"set-aside-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         aside.mkdir(exist_ok=True)
-        for path in (*self.path.glob(f"{self.store_path.name}*"), self._quarantine_path):  # the note itself comes last
+        for path in self.path.glob(f"{self.store_path.name}*"):
             path.replace(aside / path.name)
+        self._quarantine_path.replace(aside / "why")  # last, so that a crash before this leaves it to the next start
         _log.critical("the store was set aside to %s, and is made anew from the log", aside)
 
     def release(self) -> None:

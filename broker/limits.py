@@ -144,6 +144,9 @@ CLUSTER_CLOSE_S: Final = 10.0
 """How long a stop waits for what was proposed to come back: see DRAIN_S."""
 CATCH_UP_S: Final = 5.0
 """How long a read that finds nothing waits to have seen what others wrote before it."""
+LAG_S_MAX: Final = 10.0
+"""A node that is behind for so long is not ready: above what losing a node of Kafka takes, which all nodes notice at
+the same time."""
 AUDIT_S: Final = 10.0
 """How often replicas of a partition that changes compare what they have made of it."""
 CHAINS_KEPT: Final = 8_192

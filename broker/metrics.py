@@ -89,6 +89,11 @@ class Metrics(Collector):
         yield _gauge("unstored_bytes", "Bytes applied and not yet in the store.", partition.unstored_bytes)
         yield _gauge("applied_index", "Index of the newest applied entry.", partition.applied_index)
         yield _gauge("synchronous_commits", "1 while every write has a commit of its own.", partition.synchronous)
+        yield _gauge("lag_seconds", "Time for which what others wrote has not all been applied.", partition.lag_s)
+        events = CounterMetricFamily("streamfold_journal_events", "What happened to the journal.", labels=["event"])
+        for event, count in partition.journal_events.items():
+            events.add_metric([event], count)
+        yield events
         yield _gauge("healthy", "1 while the engine acknowledges.", partition.healthy)
 
     def _of_lifecycle(self) -> Iterator[Metric]:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from heapq import nlargest
 from typing import Protocol
@@ -261,6 +261,16 @@ class Partition:
     @synchronous.setter
     def synchronous(self, synchronous: bool) -> None:
         self._journal.synchronous = synchronous
+
+    @property
+    def lag_s(self) -> float:
+        """For how long what is applied here has not been all that there is; 0 where nobody else writes."""
+        return self._journal.lag_s
+
+    @property
+    def journal_events(self) -> Mapping[str, int]:
+        """What happened to the journal, by name: see `Journal.events`."""
+        return self._journal.events
 
     @property
     def records(self) -> Log:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 
 from broker import limits
@@ -137,6 +138,19 @@ class Partitions:
     def in_flight(self) -> int:
         """As `Partition.in_flight`, in all of them."""
         return sum(partition.in_flight for partition in self._all)
+
+    @property
+    def lag_s(self) -> float:
+        """As `Partition.lag_s`, of the one that is furthest behind."""
+        return max(partition.lag_s for partition in self._all)
+
+    @property
+    def journal_events(self) -> Mapping[str, int]:
+        """As `Partition.journal_events`, of all of them."""
+        events: Counter[str] = Counter()
+        for partition in self._all:
+            events.update(partition.journal_events)
+        return events
 
     async def catch_up(self) -> bool:
         """As `Partition.catch_up`, all of them."""

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from broker import limits
 from broker.partitions import Partitioned
 
 
@@ -20,7 +21,9 @@ def routes(partition: Partitioned, exposition: Callable[[], bytes], exposition_t
 
     async def ready(_request: Request) -> Response:
         """200 while new requests are welcome; send them elsewhere when they are not."""
-        return _told(partition.healthy and not partition.draining, "draining" if partition.healthy else "stopped")
+        if partition.healthy and not partition.draining:
+            return _told(partition.lag_s < limits.LAG_S_MAX, "behind")
+        return _told(False, "draining" if partition.healthy else "stopped")  # noqa: FBT003 -- as above
 
     async def metrics(_request: Request) -> Response:
         return Response(exposition(), media_type=None, headers={"content-type": exposition_type})

@@ -14,7 +14,7 @@ One port, one contract suite (`tests/broker/journal/`), one class for each engin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -86,6 +86,16 @@ class Journal(Protocol):
 
         False, at once, where only this process proposes. Raises Unavailable when that takes too long.
         """
+        ...
+
+    @property
+    def lag_s(self) -> float:
+        """For how long what this process has applied has not been all that there is; 0 where it proposes alone."""
+        ...
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """How often what happened to this journal that only its kind knows, by name."""
         ...
 
     def trim(self, index: int) -> None:

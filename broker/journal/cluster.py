@@ -16,7 +16,7 @@ import os
 import random
 import struct
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -38,6 +38,8 @@ log = logging.getLogger("streamfold.journal")
 
 TICK_S: Final = 0.25
 """How often overdue proposals and due audits are looked for."""
+LOOK_S: Final = 1.0
+"""How often a node asks whether it is behind: below LAG_S_MAX by much."""
 _NOWHERE: Final = Meta(b"", 0, 1)
 _numbers = struct.Struct("<QQ")
 _encode_facts = msgspec.msgpack.Encoder().encode
@@ -100,6 +102,7 @@ class ClusterJournal:
         self._audited_chain = b""  # that of the last audit read, whoever wrote it
         self._audit_due = 0.0
         self._proposers = Proposers()
+        self._current_at = 0.0  # when all that the log had was known to be applied, by the event loop's clock
 
         self._ready: deque[LogRecord] = deque()  # read, and not yet looked at
         self._taken: _Taken | None = None
@@ -162,10 +165,12 @@ class ClusterJournal:
         # The first record of this life: it voids what an earlier one may have left under way, and tells the time.
         self._writer.add(Envelope(0, 0, retired=self._boot_before))
         self._put_audit_off()
+        self._current_at = asyncio.get_running_loop().time()
         self._tasks = [
             asyncio.create_task(self._run(self._read_forever), name="journal: read"),
             asyncio.create_task(self._run(self._writer.run), name="journal: write"),
             asyncio.create_task(self._run(self._tick_forever), name="journal: tick"),
+            asyncio.create_task(self._run(self._look_forever), name="journal: look"),
         ]
 
     def propose(self, entry: Entry) -> None:
@@ -192,6 +197,16 @@ class ClusterJournal:
         except TimeoutError:
             raise Unavailable("this node has not caught up with what others wrote") from None
         return True
+
+    @property
+    def lag_s(self) -> float:
+        """As in `Journal`; the time since this node was last known to have applied all that the log had."""
+        return asyncio.get_running_loop().time() - self._current_at
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """As in `Journal`."""
+        return {**vars(self.counts), "unknown": self._writer.unknown, "written_again": self._writer.void}
 
     def trim(self, index: int) -> None:
         """Nothing is dropped: whoever has lost its store needs all of the log."""
@@ -406,6 +421,15 @@ class ClusterJournal:
             if asyncio.get_running_loop().time() >= self._audit_due and self._chain != self._audited_chain:
                 self._put_audit_off()
                 self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, self._position, self._chain)))
+
+    async def _look_forever(self) -> None:
+        """Know whether this node is behind. A log that does not answer leaves it behind."""
+        while True:
+            asked_at = asyncio.get_running_loop().time()
+            with suppress(Unavailable):
+                await self.catch_up()
+                self._current_at = asked_at
+            await asyncio.sleep(LOOK_S)
 
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever ends one of the tasks ends the journal: nothing is skipped."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,6 +116,16 @@ class FileJournal:
     async def catch_up(self) -> bool:
         """There are no others."""
         return False
+
+    @property
+    def lag_s(self) -> float:
+        """There are no others."""
+        return 0.0
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """Nothing out of the ordinary."""
+        return {}
 
     def trim(self, index: int) -> None:
         """As in `Journal`: whole segments, between two commits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
@@ -62,6 +62,16 @@ class MemoryJournal:
     async def catch_up(self) -> bool:
         """There are no others."""
         return False
+
+    @property
+    def lag_s(self) -> float:
+        """There are no others."""
+        return 0.0
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """Nothing out of the ordinary."""
+        return {}
 
     def trim(self, index: int) -> None:
         """Nothing is kept, so nothing is dropped."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import pytest
 from msgspec.structs import replace
@@ -95,6 +96,9 @@ class HeldJournal:
 
     async def catch_up(self) -> bool:
         return False
+
+    lag_s = 0.0
+    events: ClassVar[dict[str, int]] = {"seen": 1}
 
     def trim(self, index: int) -> None:
         self.trimmed_index = index

@@ -136,6 +136,17 @@ async def test_partition_that_stopped_takes_the_node_out_of_service() -> None:
         assert (partitions.healthy, str(partitions.failure)) == (False, "of a test")
 
 
+async def test_one_switch_and_one_number_for_all_of_them() -> None:
+    async with opened() as (partitions, _):
+        partitions.synchronous = True
+        assert [partitions.of(paths_in(place)).synchronous for place in range(COUNT)] == [True] * COUNT
+        await partitions.propose(Entry(Kind.NOOP, ""))
+        assert (partitions.applied_index, partitions.in_flight, partitions.lag_s) == (COUNT, 0, 0.0)
+        assert partitions.journal_events == {}
+        partitions.drain()
+        assert partitions.draining
+
+
 async def test_sessions_are_listed_by_activity_whatever_partition_they_are_in() -> None:
     async with opened() as (partitions, _):
         paths = [f"sessions/s{number}" for number in range(8)]

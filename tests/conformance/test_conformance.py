@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
 async def test_public_suite_passes_whole_on_every_engine(tmp_path: Path, kafka: KafkaCluster) -> None:
     """All at once: the suite spends most of its time waiting for streams to expire."""
     async with anyio.create_task_group() as tasks:
-        for engine, env in {"sqlite": {}, "memory": {}, "kafka": kafka.env(partitions=4)}.items():
+        for engine, env in {"sqlite": {}, "memory": {}, "kafka": kafka.env()}.items():
             tasks.start_soon(passes_whole, Broker(tmp_path / engine, engine=engine, env=env))
 
 

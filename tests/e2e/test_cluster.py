@@ -28,7 +28,7 @@ class Nodes(NamedTuple):
 
 @pytest.fixture
 async def nodes(tmp_path: Path, kafka: KafkaCluster) -> AsyncIterator[Nodes]:
-    env = kafka.env(partitions=4)
+    env = kafka.env()
     async with AsyncExitStack() as stack:
         one, two = (Broker(tmp_path / name, engine="kafka", env=env) for name in ("one", "two"))
         await asyncio.gather(stack.enter_async_context(one), stack.enter_async_context(two))
@@ -118,7 +118,7 @@ async def test_node_without_a_store_makes_it_from_the_log(nodes: Nodes, tmp_path
 
 async def test_appends_go_on_when_the_leader_in_kafka_is_killed(tmp_path: Path, three_nodes: KafkaCluster) -> None:
     async with (
-        Broker(tmp_path / "data", engine="kafka", env=three_nodes.env(partitions=4)) as broker,
+        Broker(tmp_path / "data", engine="kafka", env=three_nodes.env()) as broker,
         httpx.AsyncClient(base_url=broker.url, timeout=PATIENCE_S) as client,
     ):
         await client.put("/v1/stream/s", headers=TEXT)

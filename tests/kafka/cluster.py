@@ -61,7 +61,7 @@ class KafkaCluster:
         """HOST:PORT of all brokers, as clients want it."""
         return ",".join(f"{HOST}:{port}" for port, _ in self._ports.values())
 
-    def env(self, topic: str = "", partitions: int = 1) -> dict[str, str]:
+    def env(self, topic: str = "", partitions: int = 4) -> dict[str, str]:
         """What a broker of ours has to be told, in its environment, to live in this cluster: in a topic of its own."""
         return {
             "STREAMFOLD_ENGINE": "kafka",

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from broker import limits
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.errors import EngineStopped, Overloaded, Unavailable
@@ -131,6 +132,13 @@ async def test_broker_is_not_ready_while_it_drains_and_yet_healthy(client: Clien
     assert (await client.get("/ready")).status == 200
     client.app.drain()
     assert (await client.get("/ready")).json == {"status": "draining"}
+    assert (await client.get("/health")).status == 200
+
+
+async def test_node_that_is_behind_is_healthy_and_not_ready(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart would not help it; readers and writers are better off elsewhere."""
+    monkeypatch.setattr(Partition, "lag_s", property(lambda _: limits.LAG_S_MAX))
+    assert (await client.get("/ready")).json == {"status": "behind"}
     assert (await client.get("/health")).status == 200
 
 

@@ -259,6 +259,27 @@ async def test_catching_up_is_having_applied_what_others_wrote_before(entry: Mak
         assert two.proposals == [1]
 
 
+async def test_node_knows_for_how_long_it_is_behind(entry: MakeEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.journal.cluster.LOOK_S", 0.01)
+    monkeypatch.setattr("broker.limits.CATCH_UP_S", 0.05)
+    async with nodes(2) as (one, two):
+
+        async def two_lags() -> bool:
+            return two.journal.lag_s > 0.3
+
+        async def two_is_current() -> bool:
+            return two.journal.lag_s < 0.1
+
+        held: list[Commit | Refused] = []
+        two.journal._deliver = held.append  # noqa: SLF001 -- as a partition does that still loads rows
+        one.journal.propose(entry(1))
+        assert await eventually(two_lags)
+        assert one.journal.lag_s < 0.3
+        two.journal._deliver = two.deliver  # noqa: SLF001 -- as above
+        two.deliver(held[0])
+        assert await eventually(two_is_current)
+
+
 # -- a log that is not what it was -----------------------------------------------------------------------------------
 
 
