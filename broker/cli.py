@@ -37,8 +37,8 @@ URL_DEFAULT: Final = "http://127.0.0.1:4437"
 FIRST_ANSWER_S_MAX: Final = 2.0
 """How long the first request is retried: who has mistyped the URL should not wait for the patience that a long read
 or a running answer deserves."""
-IMPORT_S_MAX: Final = 10.0
-"""The same for an import: the broker reads all of it once more before it answers."""
+IMPORT_S_MAX: Final = 120.0
+"""How long the last request of an import may take: the broker reads all records once more before it answers."""
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 """One line of standard input: above any chunk that a broker takes."""
 PIECE_BYTES: Final = 64 * 1024
@@ -291,10 +291,14 @@ def import_(*, session: str | None, url: str, as_json: bool) -> None:
     The session is there as a whole or not at all, with the file's own records: same ids, times and ends. A file that is
     damaged or cut is refused, with the number of the line.
     """
-    from producer import Limits, Producer  # noqa: PLC0415  `serve` has no use for it
+    from consumer.errors import NotFound  # noqa: PLC0415  `serve` has no use for it
+    from producer import Limits, Producer  # noqa: PLC0415  as above
 
     async def run() -> None:
-        producing = Producer(url, limits=Limits(deadline_s=IMPORT_S_MAX))
+        async with consumer.Reader(url, limits=consumer.Limits(deadline_s=FIRST_ANSWER_S_MAX)) as first:
+            with suppress(NotFound):
+                await first.session(session or "-")
+        producing = Producer(url, limits=Limits(deadline_s=IMPORT_S_MAX, attempt_timeout_s=IMPORT_S_MAX))
         async with producing, aclosing(_whole_lines(sys.stdin.fileno())) as lines:
             receipt = await producing.import_session(lines, session_id=session)
         told = {"sessionId": receipt.session_id, "offset": receipt.offset, "created": receipt.created}
