@@ -26,6 +26,10 @@ class Server:
         self.port = port
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """What it has used of its core so far, in seconds; 0 where the system has no /proc."""
         try:

@@ -19,6 +19,7 @@ from consumer.errors import (
     Refused,
     SpoolError,
     SpoolFull,
+    Unavailable,
 )
 from consumer.wire import ENDED, Reason
 from producer.batcher import Batch
@@ -67,7 +68,7 @@ class Network:
     mode: UploadMode
 
 
-class _Paused(ClientError):
+class _Paused(Unavailable):
     """This process delivers no more; the next one does."""
 
 

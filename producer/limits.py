@@ -27,11 +27,12 @@ class Limits(RequestLimits):
     that a broker of ours has, so a proxy's smaller limit can be met by lowering one number."""
     batch_chunks_max: int = 1000
     """A batch is cut at this many chunks. Above some hundreds the cost of a request is spread thin enough."""
-    in_flight_max: int = 4
+    in_flight_max: int = 2
     """Batches sent and not acknowledged, each on a connection of its own. Chunks that come while all are under way make
     the next batch larger, so more of them buy little, and the more there are the more often one overtakes another and
-    is sent twice: on loopback, with 400 batches as fast as they go, none at 2, one in twenty at 4, most at 8. Far below
-    the 64 batches that a broker remembers receipts of."""
+    is sent twice: of eight answers at 40 tokens/s on a busy machine, none of 97 batches at 1, 25 of 113 at 2, 61 of 107
+    at 4 (`benchmarks.uploads`). Two hide the round trip. Far below the 64 batches that a broker remembers receipts of.
+    """
     streamed_in_flight_max: int = 16
     """The same over one connection, which keeps the order. Far below the 64 batches that a broker takes from one upload
     before they are durable."""

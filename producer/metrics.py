@@ -36,6 +36,8 @@ class Metrics:
     acknowledged_batches: int = 0
     failed_attempts: int = 0
     """Requests for a batch that had no usable answer, and were made again."""
+    resent_batches: int = 0
+    """Sent again for any reason: an attempt that failed, or one that overtook another batch."""
     errors: int = 0
     """Generations and stream producers that could not go on: stopped ones too."""
     failed_finishes: int = 0

@@ -324,6 +324,7 @@ class Pipeline(ABC, Generic[R]):
         while True:
             while flight.state is not State.READY:
                 await self.changed.wait()
+            self._metrics.resent_batches += flight.was_sent
             self._window.send(flight)
             try:
                 return await self._post(flight.seq, flight.batch)

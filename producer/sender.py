@@ -7,7 +7,7 @@ from functools import partial
 import anyio
 
 from consumer.answer import check
-from consumer.errors import AttemptFailed, BadAnswer, ClientError, Refused, Unavailable, Unhealthy
+from consumer.errors import BadAnswer, ClientError, Refused, Unavailable, Unhealthy
 from consumer.retry import persist
 from consumer.transport import Request
 from consumer.wire import Code, Status
@@ -88,7 +88,8 @@ class Sender(Pipeline[Receipt]):
             if stream.has_worked or not _is_held_back(error):
                 raise
             self._transport.streams, self._stream = False, None
-            raise AttemptFailed(f"no way for a {self._mode}: {error}", status=error.status) from error
+            self._window.in_flight_max = self._limits.in_flight_max
+            return await self._posts.send(seq, batch)  # which is a copy, if it arrived after all
 
     @property
     def _goes_alone(self) -> bool:

@@ -53,6 +53,8 @@ class Flight:
     state: State = State.READY
     sent_as_head: bool = False
     """Whether everything before it was acknowledged when its newest request left."""
+    was_sent: bool = False
+    """Whether a request has left at all."""
 
 
 class Window(Generic[R]):
@@ -72,7 +74,7 @@ class Window(Generic[R]):
         self.bytes = 0
         """Of the chunks in flight."""
         self.chunks = 0
-        self._in_flight_max = in_flight_max
+        self.in_flight_max = in_flight_max
         self._flights: OrderedDict[int, Flight] = OrderedDict()
         self._early: dict[int, tuple[R, int]] = {}
         """Acknowledged before a predecessor was: receipt and chunks, by seq."""
@@ -85,7 +87,7 @@ class Window(Generic[R]):
         """Whether another batch may be admitted."""
         if self.receipt is None:
             return not self._flights
-        return len(self._flights) < self._in_flight_max and not self.is_healing
+        return len(self._flights) < self.in_flight_max and not self.is_healing
 
     @property
     def is_healing(self) -> bool:
@@ -109,6 +111,7 @@ class Window(Generic[R]):
     def send(self, flight: Flight) -> None:
         """A request for this flight leaves. Call it only while it is READY."""
         flight.state = State.SENT
+        flight.was_sent = True
         flight.sent_as_head = flight is self.head
 
     def acknowledge(self, flight: Flight, receipt: R) -> None:

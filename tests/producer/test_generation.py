@@ -27,7 +27,10 @@ async def test_chunks_arrive_in_order_each_once_and_the_generation_is_complete(u
 async def test_batches_have_consecutive_seqs_and_travel_within_the_window(url: str, broker: ModelBroker) -> None:
     broker.delay_s = lambda _: 0.01
     limits = Limits(batch_chunks_max=3)
-    async with Producer(url, limits=limits) as producer, producer.generation("s", "g") as generation:
+    async with (
+        Producer(url, limits=limits, upload="post") as producer,
+        producer.generation("s", "g") as generation,
+    ):
         for n in range(31):
             await generation.write(n)
     assert sorted({seq for _, seq, _ in broker.seqs}) == list(range(12))

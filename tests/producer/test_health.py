@@ -132,7 +132,7 @@ async def test_batches_go_one_at_a_time_while_attempts_keep_failing(url: str, br
         backoff_s_jitter=0.005,
         batch_chunks_max=1,
     )
-    async with Producer(url, limits=limits) as producer, producer.generation("s", "g") as generation:
+    async with Producer(url, limits=limits, upload="post") as producer, producer.generation("s", "g") as generation:
         await generation.write(0)
         await generation.flush()
         broker.fault = lambda _: Fault.REFUSE

@@ -1,0 +1,130 @@
+"""`python -m benchmarks.memory`: whether memory stays flat, on both sides, while answers are written.
+
+One answer of many chunks, then many short answers in one session, each producer in a process of its own. The resident
+memory of broker and producer is read from /proc twice a second and drawn over the chunks that are durable.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import anyio
+import click
+import matplotlib as mpl
+
+from benchmarks import facts, server
+from producer import Producer
+
+MIB: Final = 1024 * 1024
+LOOKS: Final = 100
+"""How often memory is looked at while one kind of answer is written."""
+TEXT: Final = "a token or so, and now and then a longer one. "
+
+
+class Look(NamedTuple):
+    """Resident memory at one moment."""
+
+    durable_chunks: int
+    broker_bytes: int
+    producer_bytes: int
+
+
+def resident_bytes(pid: int | str) -> int:
+    """Of a process. Raises OSError where the system has no /proc."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [kib] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    return int(kib) * 1024
+
+
+@click.command()
+@click.option("--chunks", default=50_000, show_default=True, help="Of the long answer.")
+@click.option("--answers", default=1_000, show_default=True, help="Short ones, in one session.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it there (svg or png).")
+def main(*, chunks: int, answers: int, plot: Path | None) -> None:
+    """Write, look, report."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path()) as name:
+        print(facts.collect(Path(name)))
+        long = looks(Path(name) / "long", answers=1, chunks=chunks)
+        short = looks(Path(name) / "short", answers=answers, chunks=20)
+    found = {f"one answer of {chunks:,} chunks": long, f"{answers:,} answers of 20 chunks": short}
+    print("\n| | broker, MiB: after a fifth | at the end | producer, MiB: after a fifth | at the end |")
+    print("|---|---|---|---|---|")
+    for title, seen in found.items():
+        early, last = seen[len(seen) // 5], seen[-1]
+        numbers = (early.broker_bytes, last.broker_bytes, early.producer_bytes, last.producer_bytes)
+        print(f"| {title} | {' | '.join(f'{number / MIB:.0f}' for number in numbers)} |")
+    if plot is not None:
+        draw(found, plot)
+
+
+def looks(data_dir: Path, *, answers: int, chunks: int) -> list[Look]:
+    """Write so many answers of so many chunks, and look at both processes meanwhile."""
+    port = server.free_port()
+    command = server.streamfold(port, "sqlite", data_dir)
+    with server.running(command, port) as broker, _writer(port, answers, chunks) as lines:
+        seen = []
+        for line in lines:
+            told = json.loads(line)
+            seen.append(Look(told["durable"], resident_bytes(broker.pid), told["resident"]))
+    return seen
+
+
+@contextmanager
+def _writer(port: int, answers: int, chunks: int) -> Iterator[Iterator[str]]:
+    command = [sys.executable, "-m", "benchmarks.memory", "write", str(port), str(answers), str(chunks)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield iter(process.stdout.readline, "")
+    if process.returncode:
+        raise RuntimeError(f"the writer left with {process.returncode}")
+
+
+def draw(found: dict[str, list[Look]], path: Path) -> None:
+    """One panel for each kind of answer."""
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415  after the backend was chosen
+
+    figure, panels = plt.subplots(1, len(found), figsize=(5 * len(found), 3.2), sharey=True, layout="constrained")
+    for panel, (title, seen) in zip(panels, found.items(), strict=True):
+        durable = [look.durable_chunks for look in seen]
+        panel.plot(durable, [look.broker_bytes / MIB for look in seen], label="broker")
+        panel.plot(durable, [look.producer_bytes / MIB for look in seen], label="producer")
+        panel.set(title=title, xlabel="durable chunks", ylim=(0, None))
+        panel.legend()
+    panels[0].set_ylabel("resident MiB")
+    figure.savefig(path)
+
+
+# -- the writing process -----------------------------------------------------------------------------------------------
+
+
+async def write(port: int, answers: int, chunks: int) -> None:
+    """Write, and tell about LOOKS times what is durable and how much memory that takes here."""
+    step = max(1, answers * chunks // LOOKS)
+    durable = 0
+    async with Producer(f"http://127.0.0.1:{port}") as producer:
+        await producer.create_session("s")
+        for number in range(answers):
+            async with producer.generation("s", f"g{number}", format="text") as generation:
+                for n in range(chunks):
+                    await generation.write(TEXT)
+                    if (durable + n) % step == 0:
+                        await generation.flush()
+                        look = {"durable": durable + n, "resident": resident_bytes("self")}
+                        print(json.dumps(look), flush=True)
+            durable += chunks
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["write"]:
+        PORT, ANSWERS, CHUNKS = map(int, sys.argv[2:5])
+        anyio.run(write, PORT, ANSWERS, CHUNKS)
+    else:
+        main()

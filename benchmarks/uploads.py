@@ -1,0 +1,186 @@
+"""`python -m benchmarks.uploads`: how batches should travel, and in what size: what the producer's defaults rest on.
+
+Everything goes through the producer library to `streamfold serve` on SQLite, which has a core to itself. *Flat out* is
+one answer written as fast as it is taken; *at cadence* are many answers at once at the pace of a model. Latency is from
+`write` to the acknowledgement of the batch, which is after the fsync. Processor time is steadier than the clock when
+others are at work on the machine.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import anyio
+import click
+
+from benchmarks import facts, server
+from producer import Limits, Metrics, Producer, UploadMode
+
+CHUNK: Final = {"type": "text-delta", "id": "0", "delta": "a token or so "}
+DEFAULT: Final = Limits()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One setting of the producer."""
+
+    name: str
+    mode: UploadMode
+    limits: Limits = DEFAULT
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of it."""
+
+    seconds: float
+    chunks: int
+    server_s: float
+    client_s: float
+    """Of processor time, the writing of the chunks included."""
+    metrics: Metrics
+
+    @property
+    def chunks_per_s(self) -> float:
+        return self.chunks / self.seconds
+
+    @property
+    def batches(self) -> int:
+        return self.metrics.acknowledged_batches
+
+    @property
+    def latency_ms(self) -> float:
+        durable = self.metrics.enqueue_to_durable
+        return 1000 * durable.total_s / max(1, durable.count)
+
+    def us_a_chunk(self, seconds: float) -> float:
+        return 1e6 * seconds / self.chunks
+
+
+ONE_A_POST: Final = replace(DEFAULT, linger_ms=0, batch_chunks_max=1)
+WAYS: Final = [
+    Way("one chunk a POST", UploadMode.POST, ONE_A_POST),
+    Way("batches by POST", UploadMode.POST),
+    Way("NDJSON", UploadMode.NDJSON),
+    Way("WebSocket", UploadMode.WEBSOCKET),
+]
+LINGERS: Final = [Way(f"linger {ms:g} ms", UploadMode.POST, replace(DEFAULT, linger_ms=ms)) for ms in (0, 2, 5, 10, 20)]
+WINDOWS: Final = [
+    *(Way(f"POST, {n} in flight", UploadMode.POST, replace(DEFAULT, in_flight_max=n)) for n in (1, 2, 4, 8)),
+    *(
+        Way(f"WebSocket, {n} in flight", UploadMode.WEBSOCKET, replace(DEFAULT, streamed_in_flight_max=n))
+        for n in (1, 4, 16, 48)
+    ),
+]
+BATCHES: Final = [
+    Way(f"batches of {n}", UploadMode.POST, replace(DEFAULT, batch_chunks_max=n)) for n in (10, 100, 1000, 4000)
+]
+
+
+@click.command()
+@click.option("--chunks", default=10_000, show_default=True, help="Of the answer that is written flat out.")
+@click.option("--answers", default=20, show_default=True, help="At once, at cadence.")
+@click.option("--tokens-per-s", default=50.0, show_default=True, help="Of each answer at cadence.")
+@click.option("--seconds", default=4.0, show_default=True, help="How long an answer at cadence goes on.")
+@click.option("--rounds", default=3, show_default=True, help="How often each is run, by turns; medians are told.")
+def main(*, chunks: int, answers: int, tokens_per_s: float, seconds: float, rounds: int) -> None:
+    """Compare upload modes, lingers, batch sizes and windows."""
+    server.pin_load()
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path()) as name:
+        print(facts.collect(Path(name)))
+        port = server.free_port()
+        with server.running(server.streamfold(port, "sqlite", Path(name) / "data"), port) as broker:
+            flat = [*WAYS, *WINDOWS, *BATCHES]
+            _table(
+                "flat out",
+                flat,
+                rounds,
+                lambda way: anyio.run(_flat_out, broker, way, chunks),
+            )
+            at_pace = [*WAYS, *LINGERS, *WINDOWS]
+            _table(
+                f"{answers} answers of {tokens_per_s:g} tokens/s",
+                at_pace,
+                rounds,
+                lambda way: anyio.run(_at_cadence, broker, way, answers, tokens_per_s, seconds),
+            )
+
+
+def _table(title: str, ways: list[Way], rounds: int, run: Callable[[Way], Run]) -> None:
+    columns = ["chunks/s", "batches", "latency ms", "us a chunk: server", "client", "sent again"]
+    print(f"\n| {' | '.join([title, *columns])} |\n{'|---' * (len(columns) + 1)}|")
+    runs: dict[str, list[Run]] = {way.name: [] for way in ways}
+    for number in range(rounds):
+        for way in ways:
+            runs[way.name].append(run(way))
+            print(f"{number + 1}/{rounds} {way.name}", file=sys.stderr)
+    for name, found in runs.items():
+        rate, batches = median(one.chunks_per_s for one in found), median(one.batches for one in found)
+        latency = median(one.latency_ms for one in found)
+        server_us = median(one.us_a_chunk(one.server_s) for one in found)
+        client_us = median(one.us_a_chunk(one.client_s) for one in found)
+        again = median(one.metrics.resent_batches for one in found)
+        counted = f"{rate:,.0f} | {batches:,.0f} | {latency:.1f} | {server_us:.0f} | {client_us:.0f} | {again:,.0f}"
+        print(f"| {name} | {counted} |", flush=True)
+
+
+class _Clock:
+    """Measures from when it is made."""
+
+    def __init__(self, broker: server.Server) -> None:
+        self._broker = broker
+        self._began_s, self._server_s, self._client_s = time.perf_counter(), broker.cpu_s(), time.process_time()
+
+    def run(self, chunks: int, metrics: Metrics) -> Run:
+        return Run(
+            time.perf_counter() - self._began_s,
+            chunks,
+            self._broker.cpu_s() - self._server_s,
+            time.process_time() - self._client_s,
+            metrics,
+        )
+
+
+async def _flat_out(broker: server.Server, way: Way, chunks: int) -> Run:
+    async with Producer(f"http://127.0.0.1:{broker.port}", limits=way.limits, upload=way.mode) as producer:
+        session_id = f"flat-{time.monotonic_ns()}"
+        await producer.create_session(session_id)
+        clock = _Clock(broker)
+        async with producer.generation(session_id, "g") as generation:
+            written = chunks // 10 if way.limits is ONE_A_POST else chunks
+            for _ in range(written):
+                await generation.write(CHUNK)
+            await generation.flush()
+        return clock.run(written, producer.metrics())
+
+
+async def _at_cadence(broker: server.Server, way: Way, answers: int, tokens_per_s: float, seconds: float) -> Run:
+    chunks = int(tokens_per_s * seconds)
+    async with Producer(f"http://127.0.0.1:{broker.port}", limits=way.limits, upload=way.mode) as producer:
+        session_id = f"paced-{time.monotonic_ns()}"
+        await producer.create_session(session_id)
+        clock = _Clock(broker)
+
+        async def answer(number: int) -> None:
+            await anyio.sleep(number / answers / tokens_per_s)  # models do not keep step
+            async with producer.generation(session_id, f"g{number}", lane=f"lane-{number}") as generation:
+                started_s = time.perf_counter()
+                for n in range(chunks):
+                    await generation.write({**CHUNK, "delta": f"token {n} "})
+                    await anyio.sleep(max(0.0, started_s + (n + 1) / tokens_per_s - time.perf_counter()))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(answers):
+                tasks.start_soon(answer, number)
+        return clock.run(answers * chunks, producer.metrics())
+
+
+if __name__ == "__main__":
+    main()

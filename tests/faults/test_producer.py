@@ -1,0 +1,205 @@
+"""The producer library when what is under it fails: the network, the disks, the clock, and its own twin."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from consumer import Reader
+from producer import Conflict, Fenced, Limits, Producer, Refused, Unavailable
+from tests.faults.cutter import Cutter
+from tests.faults.proxy import Proxy, every_first_time
+from tests.faults.small_disk import BrokerOnSmallDisk, NoNamespaceError, SmallDisk, small_disk
+from tests.live import Broker, free_port
+from tests.producer.test_spool import app
+
+LIMITS = Limits(
+    batch_chunks_max=5, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, retry_after_s_max=0.2
+)
+DISK_BYTES = 24 * 1024 * 1024
+PAD = "x" * 100_000
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for those that do it no harm."""
+    broker = Broker(tmp_path_factory.mktemp("producer") / "data")
+    anyio.run(broker.start)
+    yield broker
+    anyio.run(broker.kill)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    try:
+        with small_disk(tmp_path / "disk", DISK_BYTES) as mounted:
+            yield mounted
+    except NoNamespaceError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no file system of its own: {error}")
+
+
+async def records_of(url: str, session_id: str) -> list[Any]:
+    async with Reader(url) as reader:
+        return [*(await reader.read(f"sessions/{session_id}")).records]
+
+
+async def chunks_of(url: str, session_id: str) -> list[Any]:
+    return [record["value"]["chunk"] for record in await records_of(url, session_id) if record["type"] == "chunk"]
+
+
+async def test_every_acknowledgement_lost_once_doubles_nothing(live: Broker) -> None:
+    proxy = Proxy(free_port(), live.port, every_first_time())
+    url = f"http://127.0.0.1:{proxy.port}"
+    async with proxy.serving(), Producer(url, limits=LIMITS, upload="post") as producer:
+        await producer.create_session("acks")
+        async with producer.generation("acks", "g", format="text") as generation:
+            for n in range(60):
+                await generation.write(str(n))
+    assert proxy.withheld.qsize() >= 10
+    assert await chunks_of(live.url, "acks") == [str(n) for n in range(60)]
+
+
+async def test_error_in_the_middle_makes_the_finish_fail(live: Broker) -> None:
+    """R41, R2: the finish never says that all is well when something before it was not delivered."""
+    cutter = Cutter(live.port, random.Random(1), 10**9, 10**9)
+    async with (
+        cutter.serving(),
+        Producer(cutter.url, limits=replace(LIMITS, deadline_s=0.3)) as producer,
+    ):
+        await producer.create_session("middle")
+        generation = await producer.generation("middle", "g", format="text", lease_ms=1000).__aenter__()
+        await generation.write("a")
+        await generation.flush()
+        cutter.is_open = False
+        cutter.cut_all()
+        await generation.write("b")
+        with pytest.raises(Unavailable):
+            await generation.flush()
+        with pytest.raises(Unavailable):
+            await generation.finish()
+        with pytest.raises(Unavailable):
+            await generation.write("c")
+    assert producer.metrics().errors == 1
+    [end] = [record["value"] for record in await ended(live, "middle") if record["headers"]["operation"] == "update"]
+    assert end["status"] == "failed", "the lease ends it, for readers"
+    assert await chunks_of(live.url, "middle") == ["a"]
+
+
+async def ended(live: Broker, session_id: str) -> list[Any]:
+    """The records, once a generation has ended."""
+    with anyio.fail_after(20):
+        while True:
+            records = await records_of(live.url, session_id)
+            if any(record["value"].get("status") in {"failed", "complete", "aborted"} for record in records):
+                return records
+            await anyio.sleep(0.05)
+
+
+async def test_two_processes_with_one_producer_id_do_not_mix(live: Broker) -> None:
+    """One of the two is told; what the log has is whole batches of one of them, in order."""
+    async with Producer(live.url, limits=LIMITS) as one, Producer(live.url, limits=LIMITS) as other:
+        await one.streams.create("twins")
+        async with one.streams.producer("twins", "p") as first:
+            await first.append("first")
+            await first.flush()
+            with pytest.raises((Conflict, Fenced)):  # noqa: PT012  the error may come from either call
+                async with other.streams.producer("twins", "p") as second:
+                    await second.append("second")
+                    await second.flush()
+            await first.append("goes on")
+        async with other.streams.producer("twins", "p", auto_claim=True) as third:
+            await third.append("a higher epoch")
+        with pytest.raises(Fenced):  # noqa: PT012  as above
+            async with one.streams.producer("twins", "p", next_seq=2) as late:
+                await late.append("late")
+                await late.flush()
+    async with Reader(live.url) as reader:
+        assert [*(await reader.read("twins")).records] == ["first", "goes on", "a higher epoch"]
+
+
+async def test_two_processes_with_one_generation_do_not_mix(live: Broker) -> None:
+    async with Producer(live.url, limits=LIMITS) as one, Producer(live.url, limits=LIMITS) as other:
+        await one.create_session("same")
+        async with one.generation("same", "g", format="text") as first:
+            await first.write("first")
+            await first.flush()
+            with pytest.raises(Refused, match="PAYLOAD_MISMATCH"):  # noqa: PT012  the error may come from either call
+                async with other.generation("same", "g", format="text") as second:
+                    await second.write("second")
+                    await second.flush()
+            await first.write("goes on")
+    assert await chunks_of(live.url, "same") == ["first", "goes on"]
+
+
+async def test_step_of_the_wall_clock_changes_nothing(live: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linger, deadlines, leases and retries go by the monotonic clock."""
+    steps = iter([10**6, -(10**6), 10**8])
+    now = time.time
+    async with Producer(live.url, limits=replace(LIMITS, deadline_s=5, linger_ms=1)) as producer:
+        await producer.create_session("clock")
+        async with producer.generation("clock", "g", format="text", lease_ms=1000) as generation:
+            for n in range(60):
+                if n % 20 == 0:
+                    monkeypatch.setattr(time, "time", partial(stepped, now, next(steps)))
+                await generation.write(str(n))
+                await anyio.sleep(0.03)
+        assert producer.metrics().failed_attempts == 0
+    assert await chunks_of(live.url, "clock") == [str(n) for n in range(60)]
+
+
+def stepped(now: Callable[[], float], step_s: float) -> float:
+    return now() + step_s
+
+
+@pytest.mark.parametrize("upload", ["post", "websocket"])
+async def test_full_disk_of_the_broker_loses_nothing(disk: SmallDisk, tmp_path: Path, upload: str) -> None:
+    """503, again and again; and when there is room the producer goes on by itself."""
+    broker = BrokerOnSmallDisk(disk, tmp_path / "broker.log")
+    texts: list[str] = []
+    async with broker, Producer(broker.url, limits=LIMITS, upload=upload) as producer:
+        await producer.create_session("s")
+        async with producer.generation("s", "g", format="text", lease_ms=60_000) as generation:
+            with anyio.fail_after(30):
+                while producer.metrics().failed_attempts < 3:  # what the journal had set aside is used up first
+                    disk.fill()
+                    text = f"{len(texts)} {PAD}"
+                    texts += [text] if generation.try_write(text) else []
+                    await anyio.sleep(0.001)
+            disk.free()
+            await generation.flush()
+        assert await chunks_of(broker.url, "s") == texts
+
+
+async def test_full_disk_under_the_spool_takes_nothing_and_loses_nothing(disk: SmallDisk, live: Broker) -> None:
+    """The application is told with each chunk that has no room, and goes on when there is some."""
+    async with Producer(live.url) as producer:
+        await producer.create_session("s")
+    with app(live.url, disk.path / "spool.sqlite", 120, pad=2000, enter=tuple(disk.enter)) as process:
+        assert await next_line(process) == "kept 0"
+        told = [await next_line(process) for _ in range(20)]
+        disk.fill()
+        while (line := await next_line(process)) != "full":
+            disk.fill()
+            told.append(line)
+        disk.free()
+        while (line := await next_line(process)) != "delivered":
+            told += [line] if line != "full" else []
+    assert told == [*(str(n) for n in range(120)), "finished"]
+    texts = "".join(await chunks_of(live.url, "s"))
+    assert texts == "".join(f"{n} {'x' * 2000}" for n in range(120))
+
+
+async def next_line(process: Any) -> str:
+    line: str = await anyio.to_thread.run_sync(process.stdout.readline)
+    assert line, "the application has ended"
+    return line.strip()
