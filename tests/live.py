@@ -119,6 +119,12 @@ class Broker:
         self._running().send_signal(signal.SIGTERM)
         return await self._wait_for_exit()
 
+    def resident_bytes(self) -> int:
+        """What its process holds in memory. Raises OSError where the system has no /proc."""
+        lines = Path(f"/proc/{self._running().pid}/status").read_text().splitlines()
+        [kib] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+        return int(kib) * 1024
+
     def log_text(self) -> str:
         """The end of what all its lives have printed."""
         with contextlib.suppress(FileNotFoundError):
