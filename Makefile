@@ -10,7 +10,7 @@ demo: run-ready ## watch an answer survive a killed broker and a dropped reader
 	@$(BIN)/streamfold demo tests/data/ai_sdk_generated.jsonl
 
 test: check ## check, then run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: test-ready ## lint, format and types
 	$(BIN)/ruff check
