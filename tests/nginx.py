@@ -1,9 +1,11 @@
 """A real nginx in front of a broker, in a process of its own."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +18,7 @@ from tests.eventually import eventually
 from tests.live import HOST, Broker, free_port, is_healthy
 
 STOP_WAIT_S_MAX = 10.0
+BALANCER = Path(__file__).parents[1] / "deploy" / "cluster" / "nginx.conf"
 
 CONFIGURATION = """
 daemon off;
@@ -117,6 +120,22 @@ class Nginx:
     async def _is_healthy(self) -> bool:
         assert self._process.poll() is None, (self._folder / "error.log").read_text()
         return await anyio.to_thread.run_sync(is_healthy, self._port)
+
+
+class Balancer(Nginx):
+    """An nginx with the configuration that `deploy/cluster` ships, in front of these brokers."""
+
+    def __init__(self, brokers: Sequence[Broker], folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        shipped = BALANCER.read_text(encoding="utf-8")
+        servers = iter(brokers)
+        nodes = re.sub(r"node-\d:4437", lambda _: f"{HOST}:{next(servers).port}", shipped, count=len(brokers))
+        nodes = re.sub(r"^\s*server node-.*$", "", nodes, flags=re.MULTILINE)
+        nodes = nodes.replace("worker_processes auto;", f"daemon off; master_process off; pid {folder}/nginx.pid;")
+        nodes = nodes.replace("listen 4437", f"listen {HOST}:{self._port}")
+        places = f"http {{ client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;"
+        self._configuration = nodes.replace("http {", places, 1)
 
 
 def program() -> str:

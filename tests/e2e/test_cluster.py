@@ -9,9 +9,12 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from consumer import Reader
+from producer import Producer
 from tests.eventually import eventually
 from tests.kafka.cluster import KafkaCluster
 from tests.live import Broker
+from tests.nginx import Balancer
 
 TEXT = {"content-type": "text/plain"}
 PATIENCE_S = 30.0
@@ -102,6 +105,25 @@ async def test_answer_of_a_killed_node_goes_on_and_a_dead_one_ends_at_the_other(
         return str(generation.raise_for_status().json()["status"]) == "failed"
 
     assert await eventually(ended)
+
+
+async def test_answer_outlives_every_node_behind_the_balancer_that_is_shipped(nodes: Nodes, tmp_path: Path) -> None:
+    """The producer and the reader know one address; behind it first one node is killed, then the other."""
+    async with Balancer([nodes.one, nodes.two], tmp_path / "nginx") as balancer, Producer(balancer.url) as producer:
+        await producer.create_session("s")
+        async with producer.generation("s", "g", format="text") as generation:
+            for number in range(90):
+                if number == 30:
+                    await nodes.one.kill()
+                if number == 60:
+                    await nodes.one.start()
+                    await nodes.two.kill()
+                await generation.write(f"{number} ")
+                await asyncio.sleep(0.01)
+        async with Reader(balancer.url) as reader:
+            (message,) = (await reader.messages("s")).messages
+    text_of_all = "".join(f"{number} " for number in range(90))
+    assert (message["status"], message["message"]["parts"]) == ("complete", [{"type": "text", "text": text_of_all}])
 
 
 async def test_node_without_a_store_makes_it_from_the_log(nodes: Nodes, tmp_path: Path) -> None:
