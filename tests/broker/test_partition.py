@@ -349,6 +349,44 @@ async def test_refusal_waits_its_turn_while_an_entry_for_the_same_row_is_pending
         assert [(await created).result, (await appended).result] == [Result.CREATED, Result.ACCEPTED]
 
 
+async def test_r42_session_is_settled_when_nothing_of_it_is_on_its_way_and_its_readers_have_left() -> None:
+    """R3, R42: what a delete waits for. What was proposed before it was applied is answered first, as a refusal."""
+    journal = HeldJournal()
+    async with opened(journal) as partition:
+        await partition.propose(create_session())
+        stream = await partition.stream(SESSION)
+        assert stream is not None
+        reader = asyncio.create_task(partition.wait(SESSION, stream.incarnation, stream.tail, NEVER_S))
+        assert await blocked(reader)
+        journal.held = True
+        gone, late = partition.propose_nowait(delete_session()), partition.propose_nowait(chunks("g", 0, b"1"))
+        journal.commit(1)
+        assert (await gone).result is Result.ACCEPTED
+
+        settled = asyncio.create_task(partition.settle(SESSION))
+        assert await blocked(settled)
+        journal.commit()
+        await settled
+
+        assert late.done()
+        assert (await late).code is Code.SESSION_NOT_FOUND
+        assert reader.done()
+        await partition.settle(SESSION)  # at once: nothing of it is left
+
+
+async def test_reader_that_does_not_leave_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DETACH_S", 0.01)
+    async with opened() as partition:
+        stream = (await partition.propose(create_session())).stream
+        assert stream is not None
+        reader = asyncio.create_task(partition.wait(SESSION, stream.incarnation, stream.tail, NEVER_S))
+        assert await blocked(reader)
+        await partition.settle(SESSION)
+        assert not reader.done()
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+
+
 async def test_journal_with_other_proposers_answers_everything_itself() -> None:
     """CORE 4: on Kafka every outcome comes from the log."""
     journal = HeldJournal()

@@ -316,6 +316,25 @@ async def test_r42_delete_waits_for_drain(client: Client) -> None:
     assert {(await write.answer()).status for write in late} == {404}
 
 
+@pytest.mark.parametrize(("method", "target"), [("DELETE", S), ("POST", f"{S}/reset")])
+async def test_r42_answer_to_delete_and_reset_waits_until_the_session_has_settled(
+    client: Client, monkeypatch: pytest.MonkeyPatch, method: str, target: str
+) -> None:
+    settled, asked = asyncio.Event(), asyncio.Event()
+
+    async def settle(path: str) -> None:
+        assert path == "sessions/s"
+        asked.set()
+        await settled.wait()
+
+    monkeypatch.setattr(client.app.partition, "settle", settle)
+    gone = client.begin(method, target)
+    await asked.wait()
+    assert gone.sent.empty()
+    settled.set()
+    assert (await gone.answer()).status in (200, 204)
+
+
 # -- fork ------------------------------------------------------------------------------------------------------------
 
 C = "/v1/sessions/c"
