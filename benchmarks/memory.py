@@ -96,8 +96,9 @@ def draw(found: dict[str, list[Look]], path: Path) -> None:
         durable = [look.durable_chunks for look in seen]
         panel.plot(durable, [look.broker_bytes / MIB for look in seen], label="broker")
         panel.plot(durable, [look.producer_bytes / MIB for look in seen], label="producer")
-        panel.set(title=title, xlabel="durable chunks", ylim=(0, None))
-        panel.legend()
+        panel.set(title=title, xlabel="durable chunks")
+        panel.legend(loc="lower right")
+    panels[0].set_ylim(bottom=0)  # shared by all, so after all
     panels[0].set_ylabel("resident MiB")
     figure.savefig(path)
 
