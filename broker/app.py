@@ -77,7 +77,12 @@ class App:
         catch_up = self.partition.catch_up
         self._apis = (
             # before all streams
-            Endpoint(subscription_api.PREFIX, fresh(subscriptions.respond, catch_up), traffic, form=error_form),
+            Endpoint(
+                subscription_api.PREFIX,
+                fresh(subscriptions.respond, catch_up, looks_first=True),
+                traffic,
+                form=error_form,
+            ),
             Endpoint(
                 stream_api.PREFIX, fresh(streams.respond, catch_up), traffic, live_s_max=stream_api.live_s_max(settings)
             ),

@@ -13,7 +13,7 @@ from broker.http.endpoint import Respond
 from broker.http.problems import BadRequest
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
-from consumer.wire import Code
+from consumer.wire import STREAM_FORKED_FROM, Code
 
 _READS: Final = frozenset({"GET", "HEAD"})
 _MISSING: Final = frozenset({204, 404, 410})
@@ -29,14 +29,21 @@ _MISSING_CODES: Final = frozenset(
 )
 
 
-def fresh(respond: Respond, catch_up: Callable[[], Awaitable[bool]]) -> Respond:
+_LOOK_FIRST: Final = ("/fork", "/import")
+_FORKED_FROM: Final = STREAM_FORKED_FROM.encode()
+
+
+def fresh(respond: Respond, catch_up: Callable[[], Awaitable[bool]], *, looks_first: bool = False) -> Respond:
     """`respond`, whose reads are answered anew, by a node that has caught up, before it is said that nothing is there.
 
-    `catch_up` is `Partition.catch_up`. Writes need none of it: what they come upon is decided by the log.
+    `catch_up` is `Partition.catch_up`. Most writes need none of it: what they come upon is decided by the log. A node
+    catches up before those that look at what is there to make their entries; all of them, where an API `looks_first`.
     """
 
     async def responded(request: Request, receive: Receive) -> Response | LiveResponse:
         if request.method not in _READS:
+            if looks_first or _FORKED_FROM in request.headers or request.path.endswith(_LOOK_FIRST):
+                await catch_up()
             return await respond(request, receive)
         if request.method == "HEAD" and await catch_up():  # asked for the end, and nothing but the end
             return await respond(request, receive)

@@ -63,6 +63,17 @@ async def test_what_one_node_acknowledges_the_other_serves_at_once(nodes: Nodes)
         assert (await nodes.to_one.head(path)).status_code == 404
 
 
+async def test_session_made_at_one_node_is_forked_at_the_other_at_once(nodes: Nodes) -> None:
+    """A fork is made of what its node sees of the source, which is in another partition as well."""
+    for number in range(10):
+        await nodes.to_one.put(f"/v1/sessions/s{number}")
+        await nodes.to_one.post(f"/v1/sessions/s{number}/messages", json={"id": "m", "role": "user"})
+        forked = await nodes.to_two.post(f"/v1/sessions/s{number}/fork", json={"sessionId": f"f{number}"})
+        assert forked.status_code == 201, forked.text
+        inherited = (await nodes.to_one.get(f"/v1/sessions/f{number}/messages")).raise_for_status().json()
+        assert [item["id"] for item in inherited["messages"]] == ["m"]
+
+
 async def test_reader_at_one_node_follows_a_writer_at_the_other(nodes: Nodes) -> None:
     await nodes.to_one.put("/v1/stream/s", headers=TEXT)
     reading = asyncio.create_task(nodes.to_two.get("/v1/stream/s", params={"offset": "now", "live": "long-poll"}))
