@@ -69,7 +69,17 @@ def endless() -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), math.nan, {"a": [math.inf]}, {"a": None, "b": math.nan}, {(1, 2): 3}, 1j, endless()], ids=repr
+    "value",
+    [
+        pytest.param(object(), id="object"),
+        math.nan,
+        {"a": [math.inf]},
+        {"a": None, "b": math.nan},
+        {(1, 2): 3},
+        1j,
+        endless(),
+    ],
+    ids=repr,
 )
 def test_what_is_no_json_is_a_type_error(value: Any) -> None:
     with pytest.raises(TypeError, match="a chunk must be a JSON value"):
