@@ -185,7 +185,18 @@ def _kafka(settings: Settings) -> list[tuple[Journal, SqliteStore]]:
     except ModuleNotFoundError as error:
         raise StartError(f"{error}", "install streamfold[kafka]") from error
     count = settings.kafka_partitions
-    kafka = Kafka(KafkaTopic(settings.kafka_bootstrap, settings.kafka_topic, count))
+    kafka = Kafka(
+        KafkaTopic(
+            settings.kafka_bootstrap,
+            settings.kafka_topic,
+            count,
+            tls=settings.kafka_tls,
+            ca="" if settings.kafka_ca is None else str(settings.kafka_ca),
+            username=settings.kafka_username,
+            password=settings.kafka_password,
+            mechanism=settings.kafka_mechanism,
+        )
+    )
     engines: list[tuple[Journal, SqliteStore]] = []
     for partition in range(count):
         data_dir = DataDir(settings.data_dir / f"partition-{partition}")

@@ -66,6 +66,29 @@ _DEFAULTS: Final = Settings()
     envvar="STREAMFOLD_KAFKA_PARTITIONS",
     help="Of the topic. Chosen once: which partition holds a stream depends on it.",
 )
+@click.option("--kafka-tls/--no-kafka-tls", default=_DEFAULTS.kafka_tls, envvar="STREAMFOLD_KAFKA_TLS")
+@click.option(
+    "--kafka-ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="STREAMFOLD_KAFKA_CA",
+    help="Certificates of the authority that signed those of Kafka. [default: the system's]",
+    show_default=False,
+)
+@click.option("--kafka-username", default=_DEFAULTS.kafka_username, envvar="STREAMFOLD_KAFKA_USERNAME")
+@click.option(
+    "--kafka-password",
+    default=_DEFAULTS.kafka_password,
+    envvar="STREAMFOLD_KAFKA_PASSWORD",
+    help="Better given as STREAMFOLD_KAFKA_PASSWORD: a command line is there for all to see.",
+    show_default=False,
+)
+@click.option(
+    "--kafka-mechanism",
+    type=click.Choice(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]),
+    default=_DEFAULTS.kafka_mechanism,
+    envvar="STREAMFOLD_KAFKA_MECHANISM",
+    help="How the password is proved.",
+)
 @click.option(
     "--signing-key",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -135,6 +158,11 @@ def serve(  # noqa: PLR0913 -- one for each option
     kafka_bootstrap: str,
     kafka_topic: str,
     kafka_partitions: int,
+    kafka_tls: bool,
+    kafka_ca: Path | None,
+    kafka_username: str,
+    kafka_password: str,
+    kafka_mechanism: str,
     signing_key: Path | None,
     public_url: str,
     insecure: bool,
@@ -159,6 +187,11 @@ def serve(  # noqa: PLR0913 -- one for each option
         kafka_bootstrap=kafka_bootstrap,
         kafka_topic=kafka_topic,
         kafka_partitions=kafka_partitions,
+        kafka_tls=kafka_tls,
+        kafka_ca=kafka_ca,
+        kafka_username=kafka_username,
+        kafka_password=kafka_password,
+        kafka_mechanism=kafka_mechanism,
         signing_key=signing_key,
         public_url=public_url,
         insecure=insecure,

@@ -34,6 +34,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """HOST:PORT of some of Kafka's brokers, separated by commas. The kafka engine needs it."""
     kafka_topic: str = "streamfold"
     """Made when it is missing. Nobody else may write to it."""
+    kafka_tls: bool = False
+    kafka_ca: Path | None = None
+    """The authority that signed the certificates of Kafka's brokers; else those that the system trusts."""
+    kafka_username: str = ""
+    """Empty: Kafka does not ask who is asking."""
+    kafka_password: str = ""
+    kafka_mechanism: str = "SCRAM-SHA-512"
+    """How the password is proved: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     kafka_partitions: int = 8
     """Of the topic. Chosen once: which partition holds a stream depends on it."""
 

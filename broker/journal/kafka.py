@@ -77,7 +77,7 @@ class Kafka:
 
     async def _connect(self) -> None:
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self.topic.bootstrap,
+            **self.topic.access(),
             acks="all",
             enable_idempotence=False,
             linger_ms=0,
@@ -89,7 +89,7 @@ class Kafka:
             retry_backoff_ms=50,
         )
         await self._producer.start()
-        self._asker = _new_consumer(self.topic.bootstrap)
+        self._asker = _new_consumer(self.topic)
         await self._asker.start()
         self._consumer = await self._made_consumer()
         self._progress_at = asyncio.get_running_loop().time()
@@ -97,7 +97,7 @@ class Kafka:
 
     async def _made_consumer(self) -> Any:
         """A consumer of all partitions, each where its log wants to go on; paused where none reads."""
-        consumer = _new_consumer(self.topic.bootstrap)
+        consumer = _new_consumer(self.topic)
         try:
             await consumer.start()
             all_partitions = [self.place(partition) for partition in range(self.topic.partitions)]
@@ -233,7 +233,7 @@ class Kafka:
 
     async def trim(self, partition: int, position: int) -> None:
         """As `SharedLog.trim`."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.topic.bootstrap, request_timeout_ms=limits.KAFKA_REQUEST_MS)
+        admin = AIOKafkaAdminClient(**self.topic.access(), request_timeout_ms=limits.KAFKA_REQUEST_MS)
         try:
             await admin.start()
             await admin.delete_records({self.place(partition): RecordsToDelete(position)})
@@ -335,9 +335,9 @@ class KafkaLog:
         self._came.set()
 
 
-def _new_consumer(bootstrap: str) -> Any:
+def _new_consumer(topic: KafkaTopic) -> Any:
     return AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **topic.access(),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",  # anything else would jump over what is missing

@@ -10,6 +10,7 @@ import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.helpers import create_ssl_context
 
 from broker import limits
 from broker.errors import StartError
@@ -35,11 +36,33 @@ _MAJORITY: Final = 2
 
 
 class KafkaTopic(msgspec.Struct, frozen=True):
-    """Which topic, and how to make it if it is missing."""
+    """Which topic, how to reach it, and how to make it if it is missing."""
 
     bootstrap: str  # HOST:PORT, several separated by commas
     name: str
     partitions: int = 1
+    tls: bool = False
+    ca: str = ""  # file of the authority that signed the brokers' certificates; "": those that the system trusts
+    username: str = ""  # "": Kafka does not ask who is asking
+    password: str = ""
+    mechanism: str = "SCRAM-SHA-512"
+
+    def access(self) -> dict[str, Any]:
+        """What every client of aiokafka's has to be told to get in. Raises StartError."""
+        options: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
+        options["security_protocol"] = ("SASL_" if self.username else "") + ("SSL" if self.tls else "PLAINTEXT")
+        if options["security_protocol"] == "SASL_PLAINTEXT":
+            log.warning("the password for Kafka is sent unencrypted: see --kafka-tls")
+        if self.tls:
+            try:
+                options["ssl_context"] = create_ssl_context(cafile=self.ca or None)
+            except OSError as error:
+                raise StartError(f"{self.ca}: {error}", "--kafka-ca names a file of certificates (PEM)") from error
+        if self.username:
+            options["sasl_mechanism"] = self.mechanism
+            options["sasl_plain_username"] = self.username
+            options["sasl_plain_password"] = self.password
+        return options
 
 
 async def ensure_topic(topic: KafkaTopic) -> None:
@@ -48,7 +71,7 @@ async def ensure_topic(topic: KafkaTopic) -> None:
     Raises StartError for one that would lose or reorder what it was given, KafkaError when Kafka does not answer.
     """
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=topic.bootstrap,
+        **topic.access(),
         request_timeout_ms=limits.KAFKA_REQUEST_MS,
         metadata_max_age_ms=limits.KAFKA_METADATA_MS,
     )

@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +24,10 @@ from uuid import uuid4
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.live import HOST, LOG_SHOWN_BYTES_MAX, free_port
 
@@ -31,6 +37,7 @@ ARCHIVE = CACHE / "classes.jsa"
 FORMATTED = CACHE / "formatted"
 CLUSTER_ID = "c3RyZWFtZm9sZC10ZXN0cw"
 NODES_MAX = 3
+USERNAME, PASSWORD = "streamfold", "open-sesame"
 START_WAIT_S_MAX = 60.0
 STOP_WAIT_S_MAX = 30.0
 POLL_S = 0.05
@@ -54,12 +61,19 @@ class KafkaCluster:
         self.path = path
         self.nodes = range(1, nodes + 1)
         self._ports = {node: (free_port(), free_port()) for node in self.nodes}  # clients', controllers'
+        self._guarded_port = free_port()  # of node 1
+        self.certificate = path / "certificate.pem"
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def bootstrap(self) -> str:
         """HOST:PORT of all brokers, as clients want it."""
         return ",".join(f"{HOST}:{port}" for port, _ in self._ports.values())
+
+    @property
+    def guarded(self) -> str:
+        """HOST:PORT where the first broker speaks TLS (`certificate`) and asks for USERNAME and PASSWORD."""
+        return f"{HOST}:{self._guarded_port}"
 
     def env(self, topic: str = "", partitions: int = 4) -> dict[str, str]:
         """What a broker of ours has to be told, in its environment, to live in this cluster: in a topic of its own."""
@@ -132,6 +146,8 @@ class KafkaCluster:
         folder = self.path / f"node-{node}"
         if not folder.exists():
             shutil.copytree(FORMATTED / str(node), folder)
+        if not self.certificate.exists():
+            self.certificate.write_bytes(self_signed())
         settings = self.path / f"node-{node}.properties"
         settings.write_text(self._properties(node), encoding="ascii")
         if not options:
@@ -145,6 +161,7 @@ class KafkaCluster:
         """`server.properties`. Internal topics are hardly used; the tests make their own."""
         clients_port, controllers_port = self._ports[node]
         voters = ",".join(f"{node}@{HOST}:{port}" for node, (_, port) in self._ports.items())
+        guarded = f",GUARDED://{HOST}:{self._guarded_port}" if node == 1 else ""
         copies = len(self.nodes)
         in_sync = max(1, copies - 1)
         return f"""
@@ -152,10 +169,15 @@ process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{HOST}:{clients_port},CONTROLLER://{HOST}:{controllers_port}
-advertised.listeners=PLAINTEXT://{HOST}:{clients_port}
+listeners=PLAINTEXT://{HOST}:{clients_port},CONTROLLER://{HOST}:{controllers_port}{guarded}
+advertised.listeners=PLAINTEXT://{HOST}:{clients_port}{guarded}
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_SSL
+listener.name.guarded.sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \\
+  user_{USERNAME}="{PASSWORD}";
+listener.name.guarded.ssl.keystore.type=PEM
+listener.name.guarded.ssl.keystore.location={self.certificate}
 log.dirs={self.path / f"node-{node}"}
 auto.create.topics.enable=false
 default.replication.factor={copies}
@@ -219,6 +241,26 @@ async def _brokers_known(address: str) -> int:
         return 0
     finally:
         await client.close()
+
+
+def self_signed() -> bytes:
+    """A key and a certificate for HOST, as PEM."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kafka")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def java(main: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:

@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from msgspec.structs import replace
 
 from broker.errors import StartError
 from broker.journal.kafka import Kafka, KafkaLog
 from broker.journal.kafka_topic import KafkaTopic
 from broker.journal.shared_log import LogLost
+from tests.kafka.cluster import PASSWORD, USERNAME, KafkaCluster
 
 
 @asynccontextmanager
@@ -109,3 +111,23 @@ async def test_topic_with_another_number_of_partitions_is_refused(topic: KafkaTo
 async def test_kafka_that_is_not_there_is_told_as_the_operator_named_it() -> None:
     with pytest.raises(StartError, match=r"Kafka at 127\.0\.0\.1:1 "):
         await Kafka(KafkaTopic("127.0.0.1:1", "t")).log(0).open()
+
+
+async def test_kafka_that_asks_who_is_asking_is_reached_over_tls(topic: KafkaTopic, kafka: KafkaCluster) -> None:
+    guarded = KafkaTopic(
+        kafka.guarded,
+        topic.name,
+        tls=True,
+        ca=str(kafka.certificate),
+        username=USERNAME,
+        password=PASSWORD,
+        mechanism="PLAIN",
+    )
+    async with opened(guarded) as (_, log):
+        await log.append(b"1")
+        assert await read(log, 1) == [b"1"]
+    for wrong in (replace(guarded, password="mistyped"), replace(guarded, tls=False), replace(guarded, ca="")):
+        with pytest.raises(StartError):
+            await Kafka(wrong).log(0).open()
+    with pytest.raises(StartError, match="/nowhere"):
+        await Kafka(replace(guarded, ca="/nowhere")).log(0).open()
