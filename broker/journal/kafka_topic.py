@@ -51,8 +51,6 @@ class KafkaTopic(msgspec.Struct, frozen=True):
         """What every client of aiokafka's has to be told to get in. Raises StartError."""
         options: dict[str, Any] = {"bootstrap_servers": self.bootstrap}
         options["security_protocol"] = ("SASL_" if self.username else "") + ("SSL" if self.tls else "PLAINTEXT")
-        if options["security_protocol"] == "SASL_PLAINTEXT":
-            log.warning("the password for Kafka is sent unencrypted: see --kafka-tls")
         if self.tls:
             try:
                 options["ssl_context"] = create_ssl_context(cafile=self.ca or None)
@@ -85,6 +83,8 @@ async def ensure_topic(topic: KafkaTopic) -> None:
         await admin.close()
     if wrong:
         raise StartError(f"topic {topic.name} may lose entries: {'; '.join(wrong)}", "set it right, or name another")
+    if topic.username and not topic.tls:
+        log.warning("the password for Kafka is sent unencrypted: see --kafka-tls")
     if copies < _MAJORITY:
         log.warning("topic %s has one copy of everything: what is acknowledged is lost with that broker", topic.name)
 

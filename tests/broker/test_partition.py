@@ -431,6 +431,23 @@ async def test_refusal_because_of_a_life_not_yet_seen_is_proposed_again_and_neve
         assert await content(partition) == b"1"
 
 
+async def test_what_others_propose_waits_for_room_and_none_of_it_is_lost() -> None:
+    """Our own proposals wait before they are made; those of others come as they come."""
+    journal, room_bytes = HeldJournal(), 8_192
+    journal.lone_proposer = False
+    async with opened(journal, checkpoint_bytes=1 << 30, checkpoint_bytes_max=room_bytes) as partition:
+        journal.deliver(replace(create(), boot=7, nonce=7))
+        for number in range(100):
+            await until(lambda: partition.applied_index == journal.index)
+            assert partition.unstored_bytes < 3 * room_bytes
+            journal.deliver(replace(append(b'"%0500d"' % number), boot=7))
+        await until(lambda: partition.applied_index == 101)
+        assert partition.counts.checkpoints > 1
+        stream = await partition.stream(PATH)
+        assert stream is not None
+        assert stream.tail == 100
+
+
 async def test_mark_of_the_journal_is_stored_with_the_index_it_belongs_to() -> None:
     store = HeldStore()
     async with opened(HeldJournal(), store) as partition:
