@@ -109,6 +109,7 @@ class _Id(click.ParamType[str]):
 
 
 main.add_command(_Lazy("serve", "broker.serve", "Run a broker until SIGTERM or Ctrl+C."))
+main.add_command(_Lazy("materialize", "consumer.materialize.command", "Keep sessions as rows in a database of yours."))
 main.add_command(_Lazy("demo", "broker.demo", "Watch answers survive a killed broker and a dropped reader."))
 
 _url = click.option("--url", type=_Url(), default=URL_DEFAULT, envvar="STREAMFOLD_URL", help="The broker.")

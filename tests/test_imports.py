@@ -58,7 +58,7 @@ WALLS = [
         doors=("broker.cli", "broker.demo"),
     ),
     Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=(*CLIENT_LIBRARIES, "h11", "websockets")),
-    Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES),
+    Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES, doors=("consumer.materialize.postgres",)),
     Wall("consumer.wire", ours=(), others=("msgspec",)),
     Wall("consumer.errors", ours=("consumer.wire",), others=()),
     Wall("consumer.answer", ours=("consumer.errors", "consumer.wire"), others=("msgspec",)),
