@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 from aiokafka.helpers import create_ssl_context
 
 from broker import limits
@@ -125,11 +125,16 @@ async def _copies(admin: Any, topic: KafkaTopic) -> int:
 
 
 async def _settings(admin: Any, name: str) -> dict[str, str]:
-    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-    ((code, message, _, _, entries, *_),) = answer.resources
-    if code:
-        raise KafkaError(f"the settings of topic {name} cannot be read: {message}")
-    return {entry[0]: entry[1] for entry in entries}
+    """Its settings, from whichever broker is asked: one that has not heard of a new topic yet is asked again."""
+    until = asyncio.get_running_loop().time() + _MADE_S
+    while True:
+        (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        ((code, message, _, _, entries, *_),) = answer.resources
+        if not code:
+            return {entry[0]: entry[1] for entry in entries}
+        if for_code(code) is not UnknownTopicOrPartitionError or asyncio.get_running_loop().time() > until:
+            raise KafkaError(f"the settings of topic {name} cannot be read: {message or for_code(code).__name__}")
+        await asyncio.sleep(_LOOK_S)
 
 
 def _wrong(settings: dict[str, str], copies: int) -> list[str]:
