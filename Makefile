@@ -1,10 +1,10 @@
 # Every target sets up what it needs first (deploy/setup), so each of them works in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench crash vectors lock clean run-ready test-ready
+.PHONY: help demo test check bench crash crash-kafka vectors lock clean run-ready test-ready
 BIN := .venv/bin
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 demo: run-ready ## watch an answer survive a killed broker and a dropped reader
 	@$(BIN)/streamfold demo tests/data/ai_sdk_generated.jsonl
@@ -26,6 +26,9 @@ bench: test-ready ## measure; every number beside a floor from the same run
 
 crash: test-ready ## kill the broker KILLS times (default 1000) and audit what is left
 	$(BIN)/pytest tests/faults --kills $(or $(KILLS),1000)
+
+crash-kafka: test-ready ## break three nodes on three nodes of Kafka in all ways, and audit what is left
+	$(BIN)/pytest tests/faults/cluster --faults all
 
 # The newest versions that pyproject.toml allows, with their hashes; the second lock agrees with the first.
 UV := .cache/uv/bin/uv

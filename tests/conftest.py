@@ -24,6 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"how many times the crash test kills the broker (default {KILLS_DEFAULT})",
     )
     parser.addoption(
+        "--faults",
+        choices=["some", "all"],
+        default="some",
+        help="which faults befall a cluster: a short run of some, or all of them at length (default some)",
+    )
+    parser.addoption(
         "--engine",
         choices=["sqlite", "kafka"],
         default="sqlite",
@@ -43,6 +49,13 @@ def _usual_engine(request: pytest.FixtureRequest) -> None:
 def kills(request: pytest.FixtureRequest) -> int:
     """How many times the crash test is to kill the broker."""
     return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture(scope="session")
+def all_faults(request: pytest.FixtureRequest) -> None:
+    """For tests that take minutes: they run when they are asked for."""
+    if request.config.getoption("--faults") != "all":
+        pytest.skip("run by --faults all")
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,10 @@ class Broker:
         self._running().send_signal(signal.SIGTERM)
         return await self._wait_for_exit()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send its process a signal. Raises BrokerFailedError when it does not run."""
+        self._running().send_signal(number)
+
     def resident_bytes(self) -> int:
         """What its process holds in memory. Raises OSError where the system has no /proc."""
         lines = Path(f"/proc/{self._running().pid}/status").read_text().splitlines()

@@ -70,13 +70,16 @@ class EngineHasStoppedError(Exception):
 
 
 class Client:
-    """Requests to one broker, over several connections."""
+    """Requests to one broker, or each to any of several, over several connections."""
 
-    def __init__(self, port: int, history: History) -> None:
+    def __init__(self, port: int, history: History, *other_ports: int) -> None:
         self.history = history
+        self.is_patient = True
+        """Whether it is a fault to be left without an answer; else the request is let go, its fate unknown."""
+        self.request_s_max = REQUEST_S_MAX
         self.up = asyncio.Event()
         """Set while the broker is known to serve: who waits for it leaves it the processor to start on."""
-        self._connections = Connections("127.0.0.1", port)
+        self._connections = Connections("127.0.0.1", port, *other_ports)
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +97,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         content: bytes = b"",
-        wait_s_max: float = REQUEST_S_MAX,
+        wait_s_max: float | None = None,
     ) -> Answer | None:
         """The answer; None when it cannot be told what became of the request. Waits for a broker that is down.
 
@@ -103,12 +106,13 @@ class Client:
         if params:
             target = f"{target}?{urlencode(params)}"
         try:
-            async with asyncio.timeout(wait_s_max):
+            async with asyncio.timeout(wait_s_max or self.request_s_max):
                 answer = await self._answer(method, target, headers or {}, content)
         except Broken:
             return None
         except TimeoutError:
-            self.history.complain(f"{method} {target} was not answered within {wait_s_max} s")
+            if self.is_patient:
+                self.history.complain(f"{method} {target} was not answered in time")
             return None
         if answer.code == "ENGINE_STOPPED":
             raise EngineHasStoppedError(f"{method} {target} was answered {answer}")

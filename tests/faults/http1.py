@@ -4,6 +4,7 @@ The storm spends what time the broker is given between two kills; a client of ma
 """
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,18 +63,19 @@ async def _named_errors() -> AsyncGenerator[None, None]:
 
 
 class Connections:
-    """Connections to one server, kept for the next request after a whole answer."""
+    """Connections to one server, or to any of several, kept for the next request after a whole answer."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    def __init__(self, host: str, *ports: int) -> None:
+        self._host = host
+        self._idle: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {port: [] for port in ports}
 
     @asynccontextmanager
     async def exchange(
         self, method: str, target: str, headers: Mapping[str, str], content: bytes
     ) -> AsyncGenerator[Exchange, None]:
         """Send a request; its answer when the head is there. Raises NotConnected, Broken."""
-        reader, writer = await self._connection()
+        port = random.choice(list(self._idle))
+        reader, writer = await self._connection(port)
         exchange: Exchange | None = None
         try:
             async with _named_errors():
@@ -84,25 +86,26 @@ class Connections:
             yield exchange
         finally:
             if exchange is not None and exchange.is_whole and exchange.head.headers.get("connection") != "close":
-                self._idle.append((reader, writer))
+                self._idle[port].append((reader, writer))
             else:
                 writer.transport.abort()
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while self._idle:
-            reader, writer = self._idle.pop()
+    async def _connection(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle[port]:
+            reader, writer = self._idle[port].pop()
             if not reader.at_eof() and reader.exception() is None and not writer.is_closing():
                 return reader, writer
             writer.transport.abort()
         try:
-            return await asyncio.open_connection(self._host, self._port, limit=LINE_BYTES_MAX)
+            return await asyncio.open_connection(self._host, port, limit=LINE_BYTES_MAX)
         except OSError as error:
             raise NotConnected(repr(error)) from error
 
     def close(self) -> None:
-        for _, writer in self._idle:
-            writer.transport.abort()
-        self._idle.clear()
+        for idle in self._idle.values():
+            for _, writer in idle:
+                writer.transport.abort()
+            idle.clear()
 
 
 def request_bytes(method: str, target: str, headers: Mapping[str, str], content: bytes) -> bytes:

@@ -45,6 +45,8 @@ class Scene:
     """One run's writers and readers."""
 
     storm: Storm
+    recycles: bool = True
+    """Whether paths are deleted and made again. That another node knows of it at once is no promise."""
     streams: dict[str, Stream] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     last_life: str = ""
@@ -54,6 +56,11 @@ class Scene:
         self.client, self.history = self.storm.client, self.storm.history
         self._readings: list[asyncio.Task[None]] = []
 
+    @property
+    def talks(self) -> list[str]:
+        """Ids of the sessions."""
+        return [*TALKS, RECYCLED_TALK] if self.recycles else [*TALKS]
+
     # -- while it lasts ----------------------------------------------------------------------------------------------
 
     def writing(self) -> Iterator[Coroutine[None, None, None]]:
@@ -62,14 +69,15 @@ class Scene:
             yield self._write_steadily(path, content_type)
         for name, content_type in CLOSING.items():
             yield self._close_one_after_another(name, content_type)
-        for path, content_type in RECYCLED.items():
-            self._stream(path, content_type, may_vanish=True)
-            yield write_life_after_life(self.storm, path, content_type)
         for session_id, lanes in TALKS.items():
             self._session(session_id, may_vanish=False)
             yield talk_in_lanes(self.storm, session_id, lanes)
-        self._session(RECYCLED_TALK, may_vanish=True)
-        yield self._recycle_a_talk()
+        if self.recycles:
+            for path, content_type in RECYCLED.items():
+                self._stream(path, content_type, may_vanish=True)
+                yield write_life_after_life(self.storm, path, content_type)
+            self._session(RECYCLED_TALK, may_vanish=True)
+            yield self._recycle_a_talk()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -127,7 +135,7 @@ class Scene:
     async def settle(self) -> None:
         """Every batch gets a definite answer, every generation its end."""
         await settle_what_is_left(self.storm, self.streams)
-        for session_id in [*TALKS, RECYCLED_TALK]:
+        for session_id in self.talks:
             await self.storm.until(partial(self._is_idle, session_id), f"end of all generations in {session_id}")
 
     async def _is_idle(self, session_id: str) -> bool:
@@ -138,7 +146,7 @@ class Scene:
         """Each stream from start to end, and what the broker says of each session."""
         for path in self._paths():
             self.history.logs.append(await self.whole(path))
-        for session_id in [*TALKS, RECYCLED_TALK]:
+        for session_id in self.talks:
             self.history.sessions.append(await self.state(session_id))
 
     def _paths(self) -> list[str]:

@@ -48,17 +48,19 @@ class Storm:
         return False
 
 
-async def weather(storm: Storm, broker: Broker, kills: int, writing: Iterable[Coroutine[None, None, None]]) -> None:
-    """Kill while all these write, and wait for them; a complaint about those who still have no answer long after."""
+async def weather(
+    storm: Storm, disaster: Coroutine[None, None, None], writing: Iterable[Coroutine[None, None, None]]
+) -> None:
+    """Let it happen while all these write, and wait for them; a complaint if some have no answer long after."""
     try:
         async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as group:
             for one in writing:
                 group.create_task(one)
-            await kill_again_and_again(storm, broker, kills)
+            await disaster
             storm.over.set()
             patience.reschedule(asyncio.get_running_loop().time() + SETTLE_S_MAX)
     except TimeoutError:
-        storm.history.complain(f"there are writers without an answer {SETTLE_S_MAX} s after the last kill")
+        storm.history.complain(f"there are writers without an answer {SETTLE_S_MAX} s after the last fault")
 
 
 async def kill_again_and_again(storm: Storm, broker: Broker, kills: int) -> None:

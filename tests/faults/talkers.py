@@ -330,23 +330,23 @@ class GenerationWriter:
         body = write.texts[0] if len(write.texts) == 1 else f"[{','.join(write.texts)}]"
         headers = {"producer-seq": str(write.seq)}
         while not write.is_settled and not self.lost:
+            acked = [batch for batch in self.generation.batches if batch.is_acked]
             answer = await self.talker.attempt(
                 write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params
             )
-            self._look_at(write, answer)
+            self._look_at(write, answer, acked)
             if not write.is_settled:
                 await self.storm.pause(self.chance)
         if write.is_acked and self.chance.random() < 0.1:
             await self.talker.attempt(write, "POST", f"{self.target}/chunks", body.encode(), headers, self.params)
 
-    def _look_at_gap(self, answer: Answer) -> None:
-        acked = [batch for batch in self.generation.batches if batch.is_acked]
+    def _look_at_gap(self, answer: Answer, acked: list[Write]) -> None:
         if is_lost(answer.problem.get("expectedSeq"), acked):
             self.storm.history.complain(f"{self.generation.generation_id}, after acknowledgements, got {answer}")
             self.lost = True
             self.opened.set()
 
-    def _look_at(self, write: Write, answer: Answer | None) -> None:
+    def _look_at(self, write: Write, answer: Answer | None, acked: list[Write]) -> None:
         if answer is None:
             return
         if write.told[-1] is Told.ACKED:
@@ -355,7 +355,7 @@ class GenerationWriter:
             self.fenced = True
             self.opened.set()
         elif write.told[-1] is Told.NOT_YET:
-            self._look_at_gap(answer)
+            self._look_at_gap(answer, acked)
         elif write.told[-1] is Told.REFUSED:
             self.storm.history.complain(f"{write.name} was answered {answer}")
 

@@ -15,7 +15,7 @@ from tests.faults.checker import shown, violations
 from tests.faults.client import Client
 from tests.faults.history import History
 from tests.faults.scene import Scene
-from tests.faults.storm import Storm, weather
+from tests.faults.storm import Storm, kill_again_and_again, weather
 from tests.live import Broker, is_healthy
 
 SHORT_LIVES = {"STREAMFOLD_LONG_POLL_S": "1", "STREAMFOLD_SSE_LIFE_S": "1"}
@@ -52,7 +52,7 @@ async def weather_a_storm(data_dir: Path, env: Mapping[str, str], kills: int, se
             storm = Storm(client, history, seed)
             scene = Scene(storm)
             async with scene.reading():
-                await weather(storm, broker, kills, scene.writing())
+                await weather(storm, kill_again_and_again(storm, broker, kills), scene.writing())
                 weathered_s = time.monotonic() - began_at
                 await scene.settle()
                 await scene.look_at_everything()

@@ -157,9 +157,10 @@ class Producer:
     async def settle(self, write: Write) -> None:
         """Attempt it until there is a definite answer."""
         while not write.is_settled and not self.closed:
+            acks = len(self.acked)
             answer = await attempt(self.storm, write, self.stream, self.headers(write))
             if answer is None or write.told[-1] is Told.NOT_YET:
-                self._look_at_gap(answer)
+                self._look_at_gap(answer, self.acked[:acks])
                 await self.storm.pause(self.chance)
             elif write.told[-1] is Told.ACKED:
                 self.acked.append(write)
@@ -167,9 +168,9 @@ class Producer:
             else:
                 self._refused(write, answer)
 
-    def _look_at_gap(self, answer: Answer | None) -> None:
-        """A broker that waits for what it has acknowledged would be waited for in vain: give up."""
-        if answer is not None and is_lost(answer.problem.get("expectedSeq"), self.acked):
+    def _look_at_gap(self, answer: Answer | None, acked: list[Write]) -> None:
+        """A broker that waits for what was acknowledged before it was asked would be waited for in vain: give up."""
+        if answer is not None and is_lost(answer.problem.get("expectedSeq"), acked):
             self.storm.history.complain(f"{self.name} of {self.stream.path}, after acknowledgements, got {answer}")
             self.closed = True
 
