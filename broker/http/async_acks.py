@@ -81,7 +81,7 @@ class AsyncAcks:
         accepted.is_answered = True
         self.accepted += 1
         self._in_flight[_key(entry)] += 1
-        return answers.accepted_answer(target, entry)
+        return answers.accepted_answer(target, entry, await self._partition.generation(*_key(entry)))
 
     async def lost_before(self, target: Target, entry: Entry) -> Response | None:
         """What a finish is told when accepted batches before it are lost; None where it may be proposed.

@@ -19,11 +19,11 @@ import msgspec
 from broker import limits
 from broker.core.state import media_type
 from broker.errors import BrokerError
-from broker.http import session_api, session_requests as requests
+from broker.http import session_answers as answers, session_api, session_requests as requests
 from broker.http.bodies import CLOSE, Bodies, discard, part_of
 from broker.http.coding import Inflater, inflater_of
 from broker.http.endpoint import answer_error, request_of
-from broker.http.problems import BadRequest, answer_bad_request
+from broker.http.problems import BadRequest, Form, answer_with
 from broker.http.request import ClientLeft, Headers, Receive, Request, Scope, headers_of, raw_path_of, request_id_of
 from broker.http.response import COMMON, Header, Response, Send
 from broker.http.session_routes import Target, target_of
@@ -108,15 +108,17 @@ class NdjsonEndpoint:
         """Carry out one upload."""
         headers = headers_of(scope["headers"])
         exchange = _Exchange(self._uploads, self._bodies, headers, receive, send)
+        form: Form = answer_with
         try:
             request = request_of(scope, headers, exchange.request_id.decode(), session_api.PREFIX)
             target = _generation_of(request)
+            form = answers.about(target)
             seq, inflater = requests.seq_of(headers), inflater_of(headers)
             with self._uploads.upload("ndjson", request, target) as upload:
                 reading = functools.partial(exchange.read, upload, seq, inflater)
                 await upload.run(reading, functools.partial(exchange.write, upload))
         except (BadRequest, BrokerError) as error:
-            await exchange.refuse(answer_error(error, exchange.request_id.decode(), self._uploads.traffic))
+            await exchange.refuse(answer_error(error, exchange.request_id.decode(), self._uploads.traffic, form))
         except Exception:
             self._uploads.traffic.bugs += 1
             # An answer that has begun cannot take it back: only an end without an end tells the client.
@@ -171,7 +173,7 @@ class _Exchange:
         """Tell acks and the end."""
         news = await upload.news()
         if isinstance(news, Finished) and upload.ack is None:
-            news = answer_bad_request(BadRequest(Code.EMPTY_BODY, "no line has a batch"), self.request_id.decode())
+            news = upload.problem(BadRequest(Code.EMPTY_BODY, "no line has a batch"))
         if isinstance(news, Response):
             await upload.stop_reading()
             await self.refuse(news)

@@ -250,7 +250,7 @@ OPERATIONS: Final[dict[Route, Operation]] = {
     Route("GET", f"{_SESSION}/messages/{{mid}}"): Operation(
         "getMessage",
         "One of them",
-        {200: t.Item, 304: None},
+        {200: t.OneMessage, 304: None},
         (_AT, _AS),
         codes=(Code.SESSION_NOT_FOUND, Code.MESSAGE_NOT_FOUND, Code.OFFSET_GONE, Code.INVALID_OFFSET),
     ),

@@ -13,12 +13,12 @@ from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
 from broker.core.state import Generation, Session, Stream
 from broker.http import caching
-from broker.http.problems import answer_with, problem
+from broker.http.problems import Form, answer_with, problem
 from broker.http.request import Request
 from broker.http.response import Header, Response
 from broker.http.session_routes import Target
 from consumer.plain import JSONObject, decode, encode
-from consumer.wire import ENDED, JSON, SESSION_PATH_PREFIX, Code, Durability, Reason, Status
+from consumer.wire import ENDED, JSON, SESSION_PATH_PREFIX, Code, Durability, Problem, Reason, Status
 
 _OF_GENERATION: Final = frozenset({Kind.GENERATION_OPEN, Kind.CHUNKS, Kind.FINISH, Kind.STOP, Kind.HEARTBEAT})
 
@@ -66,10 +66,12 @@ def _told_of(entry: Entry, outcome: Outcome) -> JSONObject:
     return {}
 
 
-def accepted_answer(target: Target, entry: Entry) -> Response:
-    """202: a batch that is not durable yet."""
+def accepted_answer(target: Target, entry: Entry, generation: Generation | None) -> Response:
+    """202: a batch that is not durable yet. `generation` is its generation, where that is known already."""
     headers = [(b"preference-applied", b"respond-async"), (b"stream-durability", Durability.ACCEPTED.encode())]
     body: JSONObject = {"sessionId": target.session_id, "generationId": target.part_id, "seq": entry.seq}
+    if generation is not None:
+        body["messageId"] = generation.message_id
     return json_answer(body, headers, 202)
 
 
@@ -150,6 +152,7 @@ def generation_answer(
     if generation is None:
         return not_found(Code.GENERATION_NOT_FOUND, request, target)
     state: JSONObject = {
+        "sessionId": target.session_id,
         "generationId": generation.generation_id,
         "messageId": generation.message_id,
         "lane": generation.lane,
@@ -187,10 +190,22 @@ def json_answer(
 
 
 def not_found(code: Code, request: Request, target: Target) -> Response:
-    facts: dict[str, Any] = {"session_id": target.session_id}
-    if target.part_id:
-        facts["generation_id" if target.part == "generations" else "message_id"] = target.part_id
-    return answer_with(msgspec.structs.replace(problem(code, request_id=request.request_id), **facts))
+    return about(target)(problem(code, request_id=request.request_id), ())
+
+
+def about(target: Target) -> Form:
+    """How a problem is told that a request for this target ran into: with the ids that the URL has."""
+    ids = {"session_id": target.session_id, **_id_of_part(target)}
+
+    def tell(told: Problem, headers: tuple[Header, ...]) -> Response:
+        return answer_with(msgspec.structs.replace(told, **ids), headers)
+
+    return tell
+
+
+def _id_of_part(target: Target) -> dict[str, str]:
+    name = {"generations": "generation_id", "messages": "message_id"}.get(target.part)
+    return {name: target.part_id} if name and target.part_id else {}
 
 
 def _of_generation(entry: Entry, outcome: Outcome) -> JSONObject:
@@ -198,7 +213,8 @@ def _of_generation(entry: Entry, outcome: Outcome) -> JSONObject:
     if generation is None:  # an accepted write always has one
         raise TypeError(f"an outcome of kind {entry.kind} without its generation")
     if entry.kind == Kind.HEARTBEAT:
-        return {"generationId": generation.generation_id, "leaseMs": generation.lease_ms}
+        ids = {"generationId": generation.generation_id, "messageId": generation.message_id}
+        return {**ids, "leaseMs": generation.lease_ms}
     told: JSONObject = {
         "generationId": generation.generation_id,
         "messageId": generation.message_id,

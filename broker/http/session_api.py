@@ -15,7 +15,7 @@ from broker.http import flat_writes, session_answers as answers, session_message
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
-from broker.http.problems import BadRequest
+from broker.http.problems import BadRequest, answer_bad_request, answer_broker_error
 from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
@@ -57,8 +57,16 @@ class SessionApi:
         self._ui_streams = UIStreams(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
-        """One request. Raises BadRequest, BrokerError, ClientLeft."""
+        """One request. Raises ClientLeft, and BadRequest for what names nothing here."""
         target = target_of(request.method, request.path)
+        try:
+            return await self._respond(request, target, receive)
+        except BadRequest as error:
+            return answer_bad_request(error, request.request_id, answers.about(target))
+        except BrokerError as error:
+            return answer_broker_error(error, request.request_id, answers.about(target))
+
+    async def _respond(self, request: Request, target: Target, receive: Receive) -> Response | LiveResponse:
         if target.part == "ui-stream":
             return await unless_client_leaves(self._ui_streams.get(request, target), receive)
         if request.method == "GET" and target.part == "messages":

@@ -107,7 +107,7 @@ def _headers(stream: Stream, position: int) -> list[Header]:
 
 def _one(target: Target, query: Query, messages: Messages) -> JSONObject | None:
     found = next((item for item in messages.items if item["id"] == target.part_id), None)
-    return None if found is None else _shown(found, query)
+    return None if found is None else {"sessionId": target.session_id, **_shown(found, query)}
 
 
 def _list(target: Target, query: Query, messages: Messages) -> JSONObject:

@@ -227,6 +227,12 @@ class Item(msgspec.Struct, rename="camel"):
     message: Any
 
 
+class OneMessage(Item, rename="camel"):
+    """A message by itself."""
+
+    session_id: Id
+
+
 class Messages(msgspec.Struct, rename="camel"):
     """The messages, and where they stand: read the stream on from there."""
 
@@ -239,6 +245,7 @@ class Messages(msgspec.Struct, rename="camel"):
 class Generation(msgspec.Struct, rename="camel"):
     """What is known of a generation. `seq` is the highest accepted batch, -1 before the first."""
 
+    session_id: Id
     generation_id: Id
     message_id: Id
     lane: Id
@@ -269,11 +276,12 @@ class Written(OpenGeneration, rename="camel"):
 
 
 class Accepted(msgspec.Struct, rename="camel"):
-    """A batch that is not durable yet."""
+    """A batch that is not durable yet. Without `messageId` while its generation is not known yet."""
 
     session_id: Id
     generation_id: Id
     seq: Seq
+    message_id: Id | None = None
 
 
 class Renewed(msgspec.Struct, rename="camel"):
@@ -281,6 +289,7 @@ class Renewed(msgspec.Struct, rename="camel"):
 
     session_id: Id
     generation_id: Id
+    message_id: Id
     lease_ms: int
 
 
@@ -293,6 +302,7 @@ class Ended(OpenGeneration, rename="camel"):
 class Synced(msgspec.Struct, rename="camel"):
     """A read up to the offset has every record with the txid."""
 
+    session_id: Id
     txid: Id
     offset: Offset
 

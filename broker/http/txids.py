@@ -48,7 +48,8 @@ class Txids:
         if found is None:
             told = problem(Code.TXID_TIMEOUT, f"not within {timeout_s:g} s", request_id=request.request_id)
             return answer_with(msgspec.structs.replace(told, session_id=target.session_id))
-        return json_answer({"txid": target.part_id, "offset": stream.offset(found)})
+        found_at = stream.offset(found)
+        return json_answer({"sessionId": target.session_id, "txid": target.part_id, "offset": found_at})
 
     async def _find(self, target: Target, stream: Stream, position: int, timeout_s: float) -> int | None:
         """Where the stream stands behind a record with the txid, from `position` on; None when the time is up."""

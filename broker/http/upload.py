@@ -163,7 +163,7 @@ class Upload:
     def fail(self, error: Exception) -> None:
         """End with `error`, once what is in flight is settled; what that says, or an end that there is, comes first."""
         if self._end is None:
-            self._set_end(answer_error(error, self.request.request_id, self._uploads.traffic))
+            self._set_end(self.problem(error))
 
     def leave(self) -> None:
         """The client is gone: nobody is to be told anything."""
@@ -199,6 +199,10 @@ class Upload:
         page = await self._partition.read(self.target.path, stream, self._position, limits.READ_BYTES_MAX)
         return {} if page is None else _stop_in(page, generation.generation_id)
 
+    def problem(self, error: Exception) -> Response:
+        """What the client is told of an error, with the ids of what it writes."""
+        return answer_error(error, self.request.request_id, self._uploads.traffic, answers.about(self.target))
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     async def _propose(self, entry: Entry) -> None:
@@ -230,13 +234,13 @@ class Upload:
             try:
                 self._take(entry, outcome)
             except Exception as error:  # noqa: BLE001 -- a bug of ours, and this upload's alone
-                self._refuse(answer_error(error, self.request.request_id, self._uploads.traffic))
+                self._refuse(self.problem(error))
         self._settle(entry)
 
     def told_error(self, entry: Entry, error: Exception) -> None:
         """Why there is no outcome. Never raises, as above."""
         if not self._refused:
-            self._refuse(answer_error(error, self.request.request_id, self._uploads.traffic))
+            self._refuse(self.problem(error))
         self._settle(entry)
 
     def _take(self, entry: Entry, outcome: Outcome) -> None:

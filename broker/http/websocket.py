@@ -18,10 +18,10 @@ import msgspec
 
 from broker import limits
 from broker.errors import BrokerError
-from broker.http import session_api, session_requests as requests
+from broker.http import session_answers as answers, session_api, session_requests as requests
 from broker.http.bodies import Bodies
 from broker.http.endpoint import answer_error, request_of
-from broker.http.problems import BadRequest
+from broker.http.problems import BadRequest, Form, answer_with
 from broker.http.request import ClientLeft, Receive, Scope, headers_of, request_id_of
 from broker.http.response import COMMON, Response, Send
 from broker.http.session_routes import Target, target_of
@@ -54,15 +54,17 @@ class WebSocketEndpoint:
         """Carry out one upload."""
         headers = headers_of(scope["headers"])
         request_id = request_id_of(headers)
+        form: Form = answer_with
         try:
             request = request_of(scope, headers, request_id.decode(), session_api.PREFIX)
             target = _upload_of(request.path)
+            form = answers.about(target)
             with self._uploads.upload("websocket", request, target) as upload:
                 await send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id)]})
                 reading = functools.partial(self._read, upload, receive)
                 await upload.run(reading, functools.partial(self._write, upload, send))
         except (BadRequest, BrokerError) as error:
-            response = answer_error(error, request_id.decode(), self._uploads.traffic)
+            response = answer_error(error, request_id.decode(), self._uploads.traffic, form)
             self._uploads.traffic.count(response.status)
             await _deny(scope, send, response, request_id)
         except OSError:

@@ -69,7 +69,7 @@ async def test_every_acknowledgement_lost_once_doubles_nothing(live: Broker) -> 
     assert await chunks_of(live.url, "acks") == [str(n) for n in range(60)]
 
 
-async def test_error_in_the_middle_makes_the_finish_fail(live: Broker) -> None:
+async def test_r41_error_in_the_middle_makes_the_finish_fail(live: Broker) -> None:
     """R41, R2: the finish never says that all is well when something before it was not delivered."""
     cutter = Cutter(live.port, random.Random(1), 10**9, 10**9)
     async with (

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize(("answers", "chunks"), [(1, 10_000), (50, 20)])
-def test_memory_stays_flat(tmp_path: Path, answers: int, chunks: int) -> None:
+def test_r44_memory_of_both_sides_stays_flat(tmp_path: Path, answers: int, chunks: int) -> None:
     """The whole of it, 50,000 chunks and 1,000 answers, is `benchmarks.memory`."""
     broker = Broker(tmp_path / "data")
     anyio.run(broker.start)

@@ -83,7 +83,7 @@ async def test_whole_answer_takes_one_connection(live: Broker, sid: str, mode: U
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_network_that_keeps_failing_loses_and_doubles_nothing(live: Broker, sid: str, mode: UploadMode) -> None:
+async def test_r45_failing_network_loses_and_doubles_nothing(live: Broker, sid: str, mode: UploadMode) -> None:
     """R45: every connection is cut after a few batches, in the middle of a request or of an answer."""
     texts = [f"{n} {'x' * 60}" for n in range(200)]
     cutter = Cutter(live.port, random.Random(5), 1_000, 5_000)

@@ -52,7 +52,7 @@ async def test_messages_at_every_offset_are_the_fold_of_the_log_up_to_it(client:
         assert told.json["messages"] == fold.items()
         for item in fold.items():
             one = await client.get(f"{S}/messages/{item['id']}?at={offset}")
-            assert one.json == item
+            assert one.json == {"sessionId": "s", **item}
         fold.add(record)
 
 
@@ -223,7 +223,7 @@ async def test_messages_of_any_format_are_had_as_ui_messages(client: Client) -> 
         answer = {"id": "a", "role": "assistant", "parts": [{"type": "text", "text": "Hi", "state": state}]}
         assert [item["message"] for item in told.json["messages"]] == [question, answer]
     one = (await client.get(f"{S}/messages/a?as=ui")).json
-    assert one == ended.json["messages"][1]
+    assert one == {"sessionId": "s", **ended.json["messages"][1]}
     plain = (await client.get(f"{S}/messages/a")).json
     assert {**one, "message": None} == {**plain, "message": None}
     assert one["message"] != plain["message"]

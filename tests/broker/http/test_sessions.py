@@ -209,7 +209,7 @@ async def test_messages_are_the_fold_of_the_stream_up_to_the_offset_told(client:
     assert told.json["messages"] == fold.items()
     assert [message["id"] for message in told.json["messages"]] == ["m", "g"]
     one = await client.get(f"{S}/messages/g")
-    assert one.json == told.json["messages"][1]
+    assert one.json == {"sessionId": "s", **told.json["messages"][1]}
     assert facts(one, "status", "usage", "metadata", "lane", "format") == [
         "complete",
         {"tokens": 2},
@@ -270,6 +270,7 @@ async def test_batch_0_opens_a_generation_and_later_ones_write_it(client: Client
     assert [record["key"] for record in await records(client)] == ["g", "g:0", "g:1", "g:2"]
     state = (await client.get(G)).json
     assert {name: value for name, value in state.items() if name != "createdAt"} == {
+        "sessionId": "s",
         "generationId": "g",
         "messageId": "answer",
         "lane": "side",

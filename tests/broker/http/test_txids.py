@@ -35,7 +35,7 @@ async def test_every_kind_of_write_is_found_by_its_txid(client: Client) -> None:
     }
     for txid, offset in offsets.items():
         found = await told(client, txid)
-        assert (found.status, found.json) == (200, {"txid": txid, "offset": offset})
+        assert (found.status, found.json) == (200, {"sessionId": "s", "txid": txid, "offset": offset})
     read = (await client.get(f"{STREAM}?offset={offsets['message']}")).json
     assert [record["headers"].get("txid") for record in read] == ["chunks"] * 3 + ["finish"]
 
