@@ -70,7 +70,22 @@ _KEEPS_ALIVE = frozenset(
         Kind.SUBSCRIPTION_ACK,
     }
 )
-_TO_ONE_LIFE = frozenset({Kind.APPEND, Kind.CLOSE, Kind.DELETE})
+_TO_ONE_LIFE = frozenset(
+    {
+        Kind.APPEND,
+        Kind.CLOSE,
+        Kind.DELETE,
+        Kind.SESSION_DELETE,
+        Kind.SESSION_RESET,
+        Kind.SESSION_STOP,
+        Kind.GENERATION_OPEN,
+        Kind.MESSAGE,
+        Kind.RECORD,
+        Kind.CHUNKS,
+        Kind.FINISH,
+        Kind.STOP,
+    }
+)
 _force = msgspec.structs.force_setattr
 
 
@@ -347,7 +362,7 @@ class Partition:
         self._prefetch(entry_keys)
 
     def _propose_among_others(self, proposal: _Proposal, entry: Entry) -> None:
-        """Propose an append as one to the life that is seen here, once that has been loaded.
+        """Propose a write as one to the life that is seen here, once that has been loaded.
 
         Else a copy that comes late, after this process is gone, falls into whatever stream is at the path by then.
         """
@@ -374,7 +389,7 @@ class Partition:
 
     def _is_stale(self, entry: Entry, outcome: Outcome) -> bool:
         """Whether an entry was refused only because its proposer had not yet seen the life that the path has now."""
-        if outcome.code is not Code.STREAM_NOT_FOUND:
+        if outcome.code not in (Code.STREAM_NOT_FOUND, Code.SESSION_NOT_FOUND):
             return False
         row = self._rows.held.get(stream_key(entry.path))
         return isinstance(row, Stream) and row.incarnation != entry.incarnation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from broker.core.entry import Entry
+from broker.core.entry import ANY, Entry
 from broker.core.events import generation_record
 from broker.core.outcome import Outcome, refused
 from broker.core.page import json_page
@@ -131,10 +131,12 @@ class Work:
 
 
 def opened(changes: Changes, entry: Entry, index: int, now_ms: int) -> Work | None:
-    """The session that the entry names; None when there is none."""
+    """The session that the entry names, in the life that its proposer saw, where that was told; else None."""
     stream = live(changes, entry.path, now_ms)
     session = changes.get(session_key(entry.path))
     if stream is None or stream.deleted or not isinstance(session, Session):
+        return None
+    if entry.incarnation not in (ANY, stream.incarnation):
         return None
     return Work(changes, entry, index, now_ms, session, stream)
 

@@ -431,6 +431,22 @@ async def test_refusal_because_of_a_life_not_yet_seen_is_proposed_again_and_neve
         assert await content(partition) == b"1"
 
 
+async def test_late_write_to_a_session_never_falls_into_the_next_one_of_its_name() -> None:
+    journal = HeldJournal()
+    journal.lone_proposer = False
+    async with opened(journal) as partition:
+        await partition.propose(create_session())
+        await partition.propose(chunks("g", 0, b"1"))
+        late = journal.proposed[-1]
+        await partition.propose(delete_session())
+        await partition.propose(create_session())
+        journal.deliver(late)
+        assert (await partition.propose(chunks("h", 0, b"2"))).result is Result.ACCEPTED
+        session = await partition.session(SESSION)
+        assert session is not None
+        assert [generation.generation_id for generation in session.open] == ["h"]
+
+
 async def test_what_others_propose_waits_for_room_and_none_of_it_is_lost() -> None:
     """Our own proposals wait before they are made; those of others come as they come."""
     journal, room_bytes = HeldJournal(), 8_192
