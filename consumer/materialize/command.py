@@ -15,7 +15,7 @@ import anyio
 import click
 
 from consumer.address import broker_url, checked_id
-from consumer.errors import ClientError
+from consumer.errors import ClientError, Unavailable
 from consumer.limits import Limits
 from consumer.materialize.materializing import Materializing
 from consumer.materialize.moves import Moves
@@ -117,12 +117,12 @@ def _postgres(dsn: str, pgbouncer: bool | None) -> Sink:  # noqa: FBT001  three 
 
 
 async def _run(sink: Sink, url: str, session_ids: tuple[str, ...] | None, once: bool) -> None:  # noqa: FBT001  by anyio
-    await _greet(url)
     try:
         with anyio.CancelScope() as scope:
             with suppress(NotImplementedError):  # where there are no signals, the process just ends
                 asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, scope.cancel)
             await sink.open()
+            await _greet(url)
             async with Reader(url) as reader:
                 log.info("follows %s", "all sessions" if session_ids is None else ", ".join(session_ids))
                 await Materializing(reader, sink, session_ids=session_ids, once=once).run()
@@ -133,4 +133,7 @@ async def _run(sink: Sink, url: str, session_ids: tuple[str, ...] | None, once: 
 async def _greet(url: str) -> None:
     """Raises ClientError if no broker answers."""
     async with Reader(url, limits=Limits(deadline_s=FIRST_ANSWER_S_MAX)) as reader:
-        await Moves(reader.client).begin()
+        try:
+            await Moves(reader.client).begin()
+        except Unavailable as error:
+            raise Unavailable(f"no broker at {url}: {error}") from error

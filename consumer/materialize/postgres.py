@@ -59,7 +59,8 @@ class PostgresSink:
     ) -> None:
         _check(dsn)
         self._dsn = dsn
-        self._has_pooler = pgbouncer
+        self.has_pooler = pgbouncer
+        """None until it has been found out."""
         self._migrations = migrations
         self._pool: Any = None
         self._epoch = 0
@@ -67,16 +68,16 @@ class PostgresSink:
     async def open(self) -> None:
         """See Sink."""
         with _ours():
-            if self._has_pooler is None:
-                self._has_pooler = await _is_behind_pooler(self._dsn)
-                log.info("PostgreSQL %s", "is behind a pooler" if self._has_pooler else "is connected to directly")
+            if self.has_pooler is None:
+                self.has_pooler = await _is_behind_pooler(self._dsn)
+                log.info("PostgreSQL %s", "is behind a pooler" if self.has_pooler else "is connected to directly")
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=0,
                 max_size=CONNECTIONS_MAX,
                 timeout=CONNECT_S_MAX,
                 command_timeout=STATEMENT_S_MAX,
-                statement_cache_size=0 if self._has_pooler else STATEMENTS_KEPT,
+                statement_cache_size=0 if self.has_pooler else STATEMENTS_KEPT,
                 reset=_leave,
             )
         async with self._transaction() as connection:

@@ -23,7 +23,7 @@ __all__ = ["SqliteSink"]
 T = TypeVar("T")
 
 _BUSY_S_MAX: Final = 5.0
-"""How long SQLite waits for another connection's transaction, before this counts as an outage."""
+"""As Python's own default."""
 _PASSING: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -38,10 +38,16 @@ _PRIMARY: Final = 0xFF  # the lower byte of an extended result code
 
 
 class SqliteSink:
-    """See Sink. The file is made if its folder is there; its journal mode is left as it is, every commit is synced."""
+    """See Sink. The file is made if its folder is there; its journal mode is left as it is, every commit is synced.
 
-    def __init__(self, path: Path, *, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    `busy_s_max` is how long another connection's transaction is waited for before this counts as an outage.
+    """
+
+    def __init__(
+        self, path: Path, *, migrations: Sequence[Migration] = MIGRATIONS, busy_s_max: float = _BUSY_S_MAX
+    ) -> None:
         self._path = path
+        self._busy_s_max = busy_s_max
         self._migrations = migrations
         self._connection: sqlite3.Connection | None = None
         self._lock = anyio.Lock()
@@ -91,7 +97,7 @@ class SqliteSink:
     def _in_transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with _ours(self._path):
             if self._connection is None:
-                self._connection = _connect(self._path)
+                self._connection = _connect(self._path, self._busy_s_max)
             connection = self._connection
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -117,9 +123,9 @@ def _ours(path: Path) -> Iterator[None]:
         raise SinkRefused(text) from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, busy_s_max: float) -> sqlite3.Connection:
     # Every call comes from some thread of a pool, one at a time.
-    connection = sqlite3.connect(path, timeout=_BUSY_S_MAX, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=busy_s_max, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:

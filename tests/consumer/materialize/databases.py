@@ -34,6 +34,8 @@ class Database(Protocol):
         """What a client of the user's own gets, all of it from one moment."""
         ...
 
+    async def execute(self, statement: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class SqliteDatabase:
@@ -52,7 +54,14 @@ class SqliteDatabase:
             cursor = connection.execute(statement)
             return [dict(zip([column[0] for column in cursor.description or ()], row, strict=True)) for row in cursor]
         finally:
+            connection.close()
+
+    async def execute(self, statement: str) -> None:
+        connection = sqlite3.connect(self.path)
+        try:
+            connection.execute(statement)
             connection.commit()
+        finally:
             connection.close()
 
 
@@ -68,6 +77,13 @@ class PostgresDatabase:
         connection = await asyncpg.connect(self.direct_dsn)
         try:
             return [dict(row) for row in await connection.fetch(statement)]
+        finally:
+            await connection.close()
+
+    async def execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.direct_dsn)
+        try:
+            await connection.execute(statement)
         finally:
             await connection.close()
 
