@@ -215,6 +215,8 @@ LIVE_SESSION_BYTES_MAX: Final = 256 * MIB
 """What their messages take together, about; the one in use may exceed it alone."""
 MESSAGES_PAGE_MAX: Final = 1_000
 """Messages that a client may ask for at once when it asks for pages."""
+MESSAGES_STEP_BYTES: Final = 256 * KIB
+"""Messages encoded for an answer before others get a turn: about a millisecond. Without `limit`, a list is all."""
 SNAPSHOT_STEP_BYTES: Final = 256 * KIB
 """Messages encoded for the store before other threads get a turn: below a millisecond."""
 SNAPSHOT_ROUND_BYTES: Final = 32 * MIB

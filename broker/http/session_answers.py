@@ -184,7 +184,13 @@ def json_answer(
     body: JSONObject, headers: Sequence[Header] = (), status: int = 200, cache: Header = caching.NO_STORE
 ) -> Response:
     """A JSON answer. Half a surrogate pair in it stays an escape."""
-    encoded = encode(body)
+    return encoded_answer(encode(body), headers, status, cache)
+
+
+def encoded_answer(
+    encoded: bytes, headers: Sequence[Header] = (), status: int = 200, cache: Header = caching.NO_STORE
+) -> Response:
+    """An answer that is JSON already."""
     content = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(encoded))]
     return Response(status, [*content, cache, *headers], encoded)
 

@@ -131,4 +131,4 @@ class SessionApi:
             messages = await self._materializer.messages_at(target.path, stream, position)
         if messages is None:
             return answers.not_found(Code.SESSION_NOT_FOUND, request, target)
-        return asked.messages_answer(request, target, query, messages)
+        return await asked.messages_answer(request, target, query, messages)

@@ -1,4 +1,4 @@
-"""`GET /v1/sessions/{sid}/messages[/{mid}]`: what is asked for, and the answer. Pure.
+"""`GET /v1/sessions/{sid}/messages[/{mid}]`: what is asked for, and the answer.
 
 at=OFFSET     the messages as they stood there; without it, as they stand now
 limit=N       at most so many; `next` tells where the others begin
@@ -8,7 +8,9 @@ as=ui         each message as a UI message of the AI SDK, whatever format its ch
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -21,11 +23,11 @@ from broker.http.problems import BadRequest
 from broker.http.reads import position_of
 from broker.http.request import Request, parameters_of
 from broker.http.response import Header, Response
-from broker.http.session_answers import json_answer, not_found
+from broker.http.session_answers import encoded_answer, not_found
 from broker.http.session_routes import Target
 from broker.materializer import Messages
 from consumer.fold import ui_message
-from consumer.plain import JSONObject
+from consumer.plain import JSONObject, encode
 from consumer.wire import ENDED, Code
 
 _LIMIT: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
@@ -41,6 +43,13 @@ class Query(msgspec.Struct, frozen=True):
     limit: int | None = None
     after: tuple[int, int] | None = None
     as_ui: bool = False
+
+
+class _Listed(msgspec.Struct, frozen=True, rename="camel"):
+    session_id: str
+    offset: str
+    messages: list[msgspec.Raw]
+    next: str | None
 
 
 def query_of(request: Request, target: Target) -> Query:
@@ -89,15 +98,15 @@ def unchanged(request: Request, target: Target, stream: Stream, position: int) -
     return Response(304, headers)
 
 
-def messages_answer(request: Request, target: Target, query: Query, messages: Messages) -> Response:
+async def messages_answer(request: Request, target: Target, query: Query, messages: Messages) -> Response:
     """The answer. The offset says what is in the messages, so it is their entity tag."""
     headers = _headers(messages.stream, messages.position)
-    body = _one(target, query, messages) if target.part_id else _list(target, query, messages)
+    body = _one(target, query, messages) if target.part_id else await _list(target, query, messages)
     if body is None:
         return not_found(Code.MESSAGE_NOT_FOUND, request, target)
     if caching.matches(request.headers.get(b"if-none-match"), headers[0][1]):
         return Response(304, headers)
-    return json_answer(body, headers[:-1], cache=headers[-1])
+    return encoded_answer(body, headers[:-1], cache=headers[-1])
 
 
 def _headers(stream: Stream, position: int) -> list[Header]:
@@ -105,20 +114,35 @@ def _headers(stream: Stream, position: int) -> list[Header]:
     return [(b"etag", b'"%b"' % offset), (b"stream-next-offset", offset), _REVALIDATE]
 
 
-def _one(target: Target, query: Query, messages: Messages) -> JSONObject | None:
+def _one(target: Target, query: Query, messages: Messages) -> bytes | None:
     found = next((item for item in messages.items if item["id"] == target.part_id), None)
-    return None if found is None else {"sessionId": target.session_id, **_shown(found, query)}
+    return None if found is None else encode({"sessionId": target.session_id, **_shown(found, query)})
 
 
-def _list(target: Target, query: Query, messages: Messages) -> JSONObject:
+async def _list(target: Target, query: Query, messages: Messages) -> bytes:
     first = query.after[1] if query.after else 0
     end = len(messages.items) if query.limit is None else first + query.limit
-    return {
-        "sessionId": target.session_id,
-        "offset": messages.stream.offset(messages.position),
-        "messages": [_shown(item, query) for item in messages.items[first:end]],
-        "next": format_offset(end, messages.stream.incarnation) if end < len(messages.items) else None,
-    }
+    listed = _Listed(
+        target.session_id,
+        messages.stream.offset(messages.position),
+        await _encoded(messages.items[first:end], query),
+        format_offset(end, messages.stream.incarnation) if end < len(messages.items) else None,
+    )
+    return msgspec.json.encode(listed)
+
+
+async def _encoded(items: Sequence[JSONObject], query: Query) -> list[msgspec.Raw]:
+    """Each item as JSON, with pauses: items stay as they are while the session is folded on."""
+    encoded: list[msgspec.Raw] = []
+    since_pause_bytes = 0
+    for item in items:
+        text = encode(_shown(item, query))
+        encoded.append(msgspec.Raw(text))
+        since_pause_bytes += len(text)
+        if since_pause_bytes >= limits.MESSAGES_STEP_BYTES:
+            since_pause_bytes = 0
+            await asyncio.sleep(0)
+    return encoded
 
 
 def _shown(item: JSONObject, query: Query) -> JSONObject:

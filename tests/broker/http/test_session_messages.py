@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -145,6 +146,29 @@ async def test_page_asks_for_no_more_than_the_bound(client: Client) -> None:
     await client.put(S)
     allowed = await client.get(f"{S}/messages?limit={limits.MESSAGES_PAGE_MAX}")
     assert allowed.status == 200
+
+
+@pytest.mark.parametrize("model", ["", "as=ui"])
+async def test_long_list_is_encoded_in_steps_that_let_others_run(client: Client, model: str) -> None:
+    """As many turns more than for a page of one message as there are steps."""
+    steps, text = 12, b"x" * limits.MESSAGES_STEP_BYTES
+    await client.put(S)
+    for number in range(steps):
+        await client.post(
+            f"{S}/messages", b'{"id":"m%d","role":"user","parts":[{"type":"text","text":"%b"}]}' % (number, text)
+        )
+
+    async def turns_of(query: str) -> int:
+        asking = asyncio.create_task(client.get(f"{S}/messages?{query}"))
+        turns = 0
+        while not asking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert (await asking).status == 200
+        return turns
+
+    await client.get(f"{S}/messages")  # folded and in memory from here on
+    assert await turns_of(model) - await turns_of("limit=1&" + model) >= steps - 2
 
 
 # -- what sessions go through ---------------------------------------------------------------------------------------
