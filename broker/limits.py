@@ -122,6 +122,9 @@ STREAMS_PAGE: Final = 1_000
 """Keys of streams, read from the store at once."""
 ROWS_MAX: Final = 100_000
 """Clean rows kept in memory, as a cache."""
+PAST_ROWS_MAX: Final = 1_000
+"""Of these, rows of generations that have ended and of messages. With its 64 receipts one takes 10 KiB, and whoever
+sends a batch again does so soon: what is older is read from the store when somebody asks."""
 PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
 """How long a silent proposer is remembered; its stragglers cannot live longer in any journal's client."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping
 
-from broker.core.state import Key, Row
+from broker import limits
+from broker.core.state import Generation, Key, Message, Row
 
 Load = Callable[[Iterable[Key]], Awaitable[dict[Key, Row | None]]]
 
@@ -15,13 +16,18 @@ class Rows:
 
     A row that has changed stays until the checkpoint that has it is durable: it is in `_fresh` until a checkpoint
     takes it in hand, then in `_frozen` until that is written.
+
+    Of what is over, an ended generation or a message, only the newest rows stay: a session writes nothing to them any
+    more, and has ever more of them. A late copy of a batch has them loaded.
     """
 
-    def __init__(self, load: Load, rows_max: int) -> None:
+    def __init__(self, load: Load, rows_max: int, past_rows_max: int = limits.PAST_ROWS_MAX) -> None:
         self.held: dict[Key, Row | None] = {}
         """Every row in memory, for `apply`; None for one that is known not to exist. Not to be edited."""
         self._load = load
         self._rows_max = rows_max
+        self._past_rows_max = past_rows_max
+        self._past: dict[Key, None] = {}  # what of `held` is over, the oldest first
         self._fresh: dict[Key, Row | None] = {}
         self._frozen: dict[Key, Row | None] = {}
         self._loading: dict[Key, asyncio.Future[None]] = {}
@@ -45,7 +51,7 @@ class Rows:
             try:
                 loaded = await self._load(mine)
                 for key in mine:
-                    self.held.setdefault(key, loaded[key])
+                    self._hold(key, self.held.get(key, loaded[key]))
             finally:
                 for key in mine:
                     del self._loading[key]
@@ -55,8 +61,16 @@ class Rows:
 
     def install(self, changed: Mapping[Key, Row | None]) -> None:
         """Rows as an entry has made them."""
-        self.held.update(changed)
+        for key, row in changed.items():
+            self._hold(key, row)
         self._fresh.update(changed)
+
+    def _hold(self, key: Key, row: Row | None) -> None:
+        self.held[key] = row
+        if isinstance(row, Generation | Message):
+            self._past[key] = None
+        else:
+            self._past.pop(key, None)
 
     def unstored(self) -> list[tuple[Key, Row | None]]:
         """Rows that the store does not have as they are; of one that changed again, what it was comes first."""
@@ -81,24 +95,31 @@ class Rows:
 
         To be called when nobody needs the rows just loaded: never between a commit's load and its application.
         """
-        clean = len(self.held) - len(self._fresh) - len(self._frozen)  # about: the others cannot be let go anyway
-        if clean > self._rows_max + self._rows_max // 8:
+        kept = len(self._fresh) + len(self._frozen)  # about: these cannot be let go anyway
+        if _exceeds(len(self.held) - kept, self._rows_max) or _exceeds(len(self._past) - kept, self._past_rows_max):
             self.evict(needed)
 
     def evict(self, needed: tuple[Container[Key], ...]) -> None:
-        """Forget the oldest rows that the store has, down to the bound."""
-        excess = len(self.held) - self._rows_max
-        if excess > 0:
-            for key in list(self._evictable(excess, needed)):
-                del self.held[key]
+        """Forget the oldest rows that the store has, down to the bounds."""
+        for keys, rows_max in ((self._past, self._past_rows_max), (self.held, self._rows_max)):
+            excess = len(keys) - rows_max
+            if excess > 0:
+                for key in list(self._evictable(keys, excess, needed)):
+                    del self.held[key]
+                    self._past.pop(key, None)
 
-    def _evictable(self, count: int, needed: tuple[Container[Key], ...]) -> Iterator[Key]:
+    def _evictable(self, keys: Iterable[Key], count: int, needed: tuple[Container[Key], ...]) -> Iterator[Key]:
         # Not one that is being loaded either: the answer may be older than the row that is here, and would replace it.
         kept: tuple[Container[Key], ...] = (self._fresh, self._frozen, self._loading, *needed)
-        for key in self.held:
+        for key in keys:
             if any(key in needed_by for needed_by in kept):
                 continue
             yield key
             count -= 1
             if count == 0:
                 return
+
+
+def _exceeds(count: int, rows_max: int) -> bool:
+    """By enough that it is worth looking for what to forget."""
+    return count > rows_max + rows_max // 8
