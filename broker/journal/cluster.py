@@ -187,7 +187,8 @@ class ClusterJournal:
 
     def mark(self) -> bytes:
         """As in `Journal`."""
-        return encode_mark(Mark(self._meta, self._position, self._chain, self._proposers.stored(), self._boot))
+        proposers = self._proposers.stored()
+        return encode_mark(Mark(self._meta, self._position, self._chain, proposers, self._boot, self._time_ms))
 
     async def catch_up(self) -> bool:
         """As in `Journal`; those who ask at the same time share an answer."""
@@ -242,6 +243,7 @@ class ClusterJournal:
         if mark.position < first:
             self._lose(f"the log begins at position {first}, the store ends at position {mark.position}")
         self._meta, self._position, self._chain, self._boot_before = mark.meta, mark.position, mark.chain, mark.boot
+        self._time_ms = max(self._time_ms, mark.time_ms)
         self._proposers = Proposers(mark.proposers)
         self._chains[mark.position] = self._audited_chain = mark.chain
         self._check_partitions(mark.meta)
@@ -307,6 +309,9 @@ class ClusterJournal:
         if self._proposers.is_late(envelope.boot, envelope.number):
             self.counts.void += 1
             return _Taken(record, Envelope(0, 0), None)
+        if envelope.retired == self._boot:
+            # A copy of this node's store was started while this process lives: what it writes is void from here on.
+            raise EngineStopped("another process began with a copy of this one's store, and took its place")
         if envelope.audit is not None:
             self._compare(envelope.audit)
         own = self._writer.seen(envelope.number) if envelope.boot == self._boot else []

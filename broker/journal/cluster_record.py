@@ -55,6 +55,7 @@ class Mark(msgspec.Struct, array_like=True, frozen=True):
     chain: bytes
     proposers: bytes
     boot: int  # the one that wrote this
+    time_ms: int = 0  # of the newest record before `position`, which may have had no entries to tell the store the time
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -235,6 +235,47 @@ def _entries_of(records: Records) -> list[bytes]:
     return [data for envelope in found if envelope is not None for data in envelope.entries]
 
 
+async def test_time_that_only_an_empty_record_told_does_not_go_back_at_a_restart(entry: MakeEntry) -> None:
+    """Else a node that restarts gives later entries another time than those that went on, and expiry differs."""
+    now_ms = 5_000
+    records = Records(lambda: now_ms)
+    async with nodes(2, records) as (one, two):
+        one.journal.propose(entry(1))
+        await two.heard.until_entries(1)
+        now_ms = 9_000
+        two.journal._writer.add(Envelope(0, 0))  # noqa: SLF001 -- as a settling does
+        await settled(two)
+        index, mark = two.index, two.journal.mark()
+        now_ms = 6_000
+        one.journal.propose(entry(2))
+        await one.heard.until_entries(2)
+        again = Node(records)
+        await again.start(index, mark)
+        try:
+            await again.heard.until_entries(1)
+            assert [commit.time_ms for commit in again.heard.commits] == [9_000]
+            assert one.heard.commits[-1].time_ms == 9_000
+        finally:
+            await again.journal.aclose()
+
+
+async def test_process_whose_store_was_copied_while_it_lives_stops_instead_of_writing_in_vain(entry: MakeEntry) -> None:
+    """The copy's first record voids whatever the original writes from then on."""
+    records = Records()
+    async with nodes(1, records) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        copy = Node(records)
+        await copy.start(node.index, node.mark)
+        try:
+            await node.heard.until(lambda: node.heard.stopped)
+            assert "copy" in str(node.heard.stopped[0])
+            copy.journal.propose(entry(2))
+            await copy.heard.until_entries(1)
+        finally:
+            await copy.journal.aclose()
+
+
 async def test_node_that_starts_empty_makes_the_same_of_the_whole_log(entry: MakeEntry) -> None:
     records = Records()
     async with nodes(1, records) as (node,):
