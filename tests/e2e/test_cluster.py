@@ -149,6 +149,7 @@ async def test_node_without_a_store_makes_it_from_the_log(nodes: Nodes, tmp_path
         assert (await to_three.get("/v1/stream/gone")).status_code == 404
 
 
+@pytest.mark.timeout(180)  # it may be the first to need three nodes of Kafka, and starts one of them again
 async def test_appends_go_on_when_the_leader_in_kafka_is_killed(tmp_path: Path, three_nodes: KafkaCluster) -> None:
     async with (
         Broker(tmp_path / "data", engine="kafka", env=three_nodes.env()) as broker,

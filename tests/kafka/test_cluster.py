@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -18,6 +19,7 @@ async def make_topic(cluster: KafkaCluster, name: str) -> None:
         await admin.close()
 
 
+@pytest.mark.timeout(180)  # it may be the first to need three nodes, and starts one of them again
 async def test_three_nodes_take_records_without_one_of_them_and_after_a_pause(three_nodes: KafkaCluster) -> None:
     await make_topic(three_nodes, "one")
     producer = AIOKafkaProducer(bootstrap_servers=three_nodes.bootstrap, acks="all", enable_idempotence=False)
