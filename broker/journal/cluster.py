@@ -53,6 +53,7 @@ class Counts:
         self.void = 0  # late or double copies
         self.foreign = 0  # somebody else's
         self.audits = 0  # that agreed
+        self.audits_passed_over = 0  # that did not, and whose writers are wrong
 
 
 class _Taken(NamedTuple):
@@ -107,6 +108,7 @@ class ClusterJournal:
         self._ready: deque[LogRecord] = deque()  # read, and not yet looked at
         self._taken: _Taken | None = None
         self._replay_end = 0
+        self._is_made_anew = False  # the store, of all that the log has
         self._went_on = asyncio.Event()  # a record was applied
         self._readers: list[tuple[int, asyncio.Future[None]]] = []  # who waits for a position to be behind us
         self._asking = asyncio.Lock()
@@ -143,6 +145,7 @@ class ClusterJournal:
                     f"the log begins at position {first}: what was before it is gone",
                     "copy the data folder of another node, while that is stopped, and start with the copy",
                 )
+            self._is_made_anew = not mark
             if first == 0:
                 await self._find_meta(end)
             self._replay_end = await self._log.end()
@@ -287,6 +290,7 @@ class ClusterJournal:
 
     async def _take(self) -> _Taken:
         """The next record, looked at. Raises EngineStopped for one that must not be skipped."""
+        self._look_for_missed()
         if not self._ready:
             self._ready.extend(await self._log.read())
         record = self._ready.popleft()
@@ -401,12 +405,26 @@ class ClusterJournal:
         self._put_audit_off()
         self._audited_chain = audit.chain
         ours = self._chains.get(audit.position)
-        if audit.log_uuid != self._meta.log_uuid:
+        is_equal = audit.log_uuid == self._meta.log_uuid and ours in (None, audit.chain)
+        if not is_equal and self._is_made_anew and self._position < self._replay_end:
+            # What this node has, it has from the log itself: the other one was wrong, and is gone or is told by ours.
+            # Nobody could ever get past its record otherwise.
+            self.counts.audits_passed_over += 1
+            log.error("a node made something else of the log before position %d than it says", audit.position)
+        elif audit.log_uuid != self._meta.log_uuid:
             self._diverge("a record speaks of another log: the topic was deleted and made anew")
         elif ours is not None and ours != audit.chain:
             self._diverge(f"another node made something else of the log before position {audit.position}")
         else:
             self.counts.audits += ours is not None
+
+    def _look_for_missed(self) -> None:
+        """Before the log has grown over what it lost, and looks whole again. Raises Diverged."""
+        if self._writer.has_missed(self._position):
+            self._diverge(
+                "a record of this process does not count where the log confirmed it: the log lost records, or a copy of"
+                " this store is in use elsewhere"
+            )
 
     def _diverge(self, reason: str) -> None:
         log.critical("DIVERGED: %s; the store of this node is not to be used any more", reason)
@@ -423,6 +441,7 @@ class ClusterJournal:
         while True:
             await asyncio.sleep(TICK_S)
             self._writer.give_up()
+            self._look_for_missed()
             if asyncio.get_running_loop().time() >= self._audit_due and self._chain != self._audited_chain:
                 self._put_audit_off()
                 self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, self._position, self._chain)))

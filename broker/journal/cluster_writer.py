@@ -54,6 +54,7 @@ class RecordWriter:
         self._waiting: deque[_Proposed] = deque()
         self._control: list[Envelope] = []  # records without entries that are to be written
         self._unseen: dict[int, tuple[_Proposed, ...]] = {}  # by number: records written, and not yet read
+        self._places: dict[int, int] = {}  # by number: where the log confirmed those of them that it did
         self._durable_position = -1  # of the last record of ours that the log has confirmed
         self._confirmed = asyncio.Event()
         self._something = asyncio.Event()
@@ -77,7 +78,12 @@ class RecordWriter:
 
     def seen(self, number: int) -> list[Entry]:
         """The entries of a record of ours that has been read, as they were proposed."""
+        self._places.pop(number, None)
         return [proposed.entry for proposed in self._unseen.pop(number, ())]
+
+    def has_missed(self, position: int) -> bool:
+        """Whether a record that was confirmed before `position` was not there when all before that was read."""
+        return any(place < position for place in self._places.values())
 
     async def confirmed(self, position: int) -> None:
         """Return once the log has confirmed a record of ours at or behind `position`.
@@ -149,7 +155,10 @@ class RecordWriter:
             if control is not None:
                 envelope = Envelope(self._boot, number, (), control.retired, control.meta, control.audit)
             self._unseen[number] = proposed
-            if await self._append(envelope) is not None or await self._is_there(number):
+            place = await self._append(envelope)
+            if place is not None and number in self._unseen:
+                self._places[number] = place
+            if place is not None or await self._is_there(number):
                 return
             self.void += 1
             proposed = self._still_wanted(proposed)

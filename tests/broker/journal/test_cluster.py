@@ -357,6 +357,55 @@ async def test_node_that_made_something_else_of_the_log_stops_and_its_store_is_s
         assert two.quarantined
 
 
+async def test_wrong_audit_stops_nobody_who_has_made_all_anew_from_the_log(entry: MakeEntry) -> None:
+    """It stays in the log: whoever could not get past it would never start again."""
+    records = Records()
+    async with nodes(2, records, audit_s=0.2) as (one, two):
+        two.makes = Outcome(Result.DUPLICATE)
+        one.journal.propose(entry(1))
+        await two.heard.until(lambda: one.heard.stopped or two.heard.stopped)
+    again = Node(records)
+    again.makes = Outcome(Result.ACCEPTED, next_position=7)  # neither of the two
+    await again.start()
+    try:
+        again.journal.propose(entry(2))
+        await again.heard.until_entries(2)
+        assert not again.quarantined
+    finally:
+        await again.journal.aclose()
+
+
+async def test_node_whose_log_lost_records_and_grew_again_is_told_by_where_its_own_went(entry: MakeEntry) -> None:
+    """It reads on behind what was lost, and has what the log has not: no other node needs to tell it."""
+    async with nodes(1) as (node,):
+        for number in range(3):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+        del node.log.records.records[-2:]
+        node.journal.propose(entry(3))
+        await node.heard.until(lambda: node.heard.stopped)
+        assert isinstance(node.heard.stopped[0], Diverged)
+        assert node.quarantined
+        assert node.proposals == [0, 1, 2]
+
+
+async def test_node_whose_store_was_copied_while_it_ran_is_told(entry: MakeEntry) -> None:
+    """The copy takes it for its own earlier life, and ends that."""
+    async with nodes(1) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        copy = Node(node.log.records)
+        await copy.start(node.index, node.mark)
+        try:
+            await settled(copy)
+            node.journal.propose(entry(2))
+            await node.heard.until(lambda: node.heard.stopped)
+            copy.journal.propose(entry(3))
+            await copy.heard.until_entries(1)
+        finally:
+            await copy.journal.aclose()
+
+
 async def test_log_that_lost_what_the_store_has_is_told_and_the_store_set_aside(entry: MakeEntry) -> None:
     """An unclean election: what was acknowledged is gone from the log, and must not be served as if it were there."""
     records = Records()
