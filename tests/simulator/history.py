@@ -1,0 +1,125 @@
+"""What happened in a schedule: what clients sent and were told, and what nodes made of the log and showed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from broker.core.outcome import Outcome
+
+Life = tuple[str, int]
+"""A path and an incarnation."""
+
+
+@dataclass
+class Write:
+    """One payload, which a client sent once or several times; `tag` is in its bytes and in no other's."""
+
+    tag: str
+    path: str
+    group: str = ""  # of one client whose writes come one after the other: their order is the stream's
+    producer: tuple[str, int, int] | None = None
+    sent: int = 0
+    denied: int = 0  # of these, how many were answered with a definite no
+    acked: list[tuple[int, int]] = field(default_factory=list)  # (incarnation, position after it), per answer
+
+    @property
+    def open(self) -> int:
+        """How many of its copies may count."""
+        return self.sent - self.denied
+
+
+@dataclass
+class Ending:
+    """A delete, a reset or a close that a client asked for."""
+
+    path: str
+    closes: bool = False
+    done: bool = False
+    denied: bool = False
+
+
+class Applied(NamedTuple):
+    """What came of the entry at an index: the same on all nodes."""
+
+    kind: int
+    path: str
+    proposer: tuple[int, int]
+    result: str
+    next_position: int | None
+    expected_seq: int | None
+    life: int
+
+
+def applied(kind: int, path: str, proposer: tuple[int, int], outcome: Outcome) -> Applied:
+    """The part of an outcome that is compared."""
+    life = outcome.stream.incarnation if outcome.stream is not None else 0
+    return Applied(
+        kind, path, proposer, outcome.code or outcome.result, outcome.next_position, outcome.expected_seq, life
+    )
+
+
+class Read(NamedTuple):
+    """What a read of a life said: records from `start` on."""
+
+    node: str
+    life: Life
+    start: int
+    records: list[bytes]
+
+
+class History:
+    """Everything that the checks look at. `violated` is told by whoever sees a violation as it happens."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        self._say = say
+        self.violations: list[str] = []
+        self.writes: dict[str, Write] = {}
+        self.endings: list[Ending] = []
+        self.shown: dict[Life, dict[int, bytes]] = {}
+        """Records by position, as some node first had them."""
+        self.ends: dict[Life, int] = {}
+        """Where closed streams end, as some reader was first told."""
+        self.forks: list[tuple[Life, Life, int]] = []
+        """Child, source, and the position where they part."""
+        self.mortal: set[str] = set()
+        """Paths where some life may have had a deadline."""
+        self.crashes: list[tuple[str, int, dict[bytes, bytes]]] = []
+        """What a store held when its node was gone: (node, index, dump)."""
+        self.outcomes: dict[int, Applied] = {}
+        """By index, as some node first had them."""
+        self.chains: dict[int, bytes] = {}
+        """By position in the log, as some node first had them."""
+        self.reads: list[Read] = []
+        self.tails: dict[tuple[str, Life], list[bytes]] = {}
+        """What readers that follow a life have seen, from its start."""
+
+    def violated(self, invariant: str, detail: str) -> None:
+        """Something that must not be. Only the first few are kept: one bug breaks much."""
+        if len(self.violations) < 50:
+            self.violations.append(f"{invariant}: {detail}")
+            self._say("violated", invariant, detail)
+
+    def read_end(self, node: str, life: Life, position: int) -> None:
+        """A reader was told that a closed stream ends there. Checks KI9."""
+        if self.ends.setdefault(life, position) != position:
+            self.violated("KI9", f"{node} ends {life} at {position}, another at {self.ends[life]}")
+
+    def show(self, node: str, life: Life, start: int, records: list[bytes]) -> None:
+        """A node has made these records visible. Checks KI5 and KI10."""
+        shown = self.shown.setdefault(life, {})
+        for position, record in enumerate(records, start):
+            if shown.setdefault(position, record) != record:
+                self.violated("KI5", f"{node} has {record!r} at {position} of {life}, another has {shown[position]!r}")
+
+    def apply(self, node: str, index: int, told: Applied) -> None:
+        """A node has applied an entry. Checks KI12."""
+        first = self.outcomes.setdefault(index, told)
+        if first != told:
+            self.violated("KI12", f"{node} made {told} of entry {index}, another {first}")
+
+    def link(self, node: str, position: int, chain: bytes) -> None:
+        """A node stands at a position of the log. Checks KI12 (and KI15, for nodes that began with a snapshot)."""
+        if self.chains.setdefault(position, chain) != chain:
+            self.violated("KI12", f"{node} has another chain before position {position}")

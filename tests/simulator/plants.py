@@ -1,0 +1,100 @@
+"""Planted bugs: each breaks one rule of the broker, or of its operator, so that a check is seen to bite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from broker.core.apply import apply, keys
+from broker.core.entry import ANY, Entry, Kind
+from broker.core.outcome import Result
+from broker.journal.cluster import ClusterJournal
+from broker.journal.cluster_record import decode_mark, encode_mark
+from broker.journal.proposers import Proposers
+from broker.partition import Partition, Waiter
+from broker.store import Checkpoint
+from broker.store.sqlite import SqliteStore
+from tests.simulator.world import World
+
+
+def admits_late_copies() -> AbstractContextManager[Any]:
+    """No rule for late copies: the aborted-write hole (a refusal is told, and a copy is accepted later)."""
+    return patch.object(Proposers, "is_late", lambda *_: False)
+
+
+@contextmanager
+def acknowledges_before_apply() -> Iterator[None]:
+    """An append is answered by what this node has applied so far, before the log has decided."""
+    propose_for = Partition.propose_for
+
+    def propose_early(self: Partition, waiter: Waiter, entry: Entry) -> None:
+        propose_for(self, waiter, entry)
+        held = self._rows.held
+        if entry.kind == Kind.APPEND and not waiter.done() and all(key in held for key in keys(entry)):
+            outcome, _ = apply(held, entry, self.applied_index + 1, self.now_ms())
+            if outcome.result is not Result.REFUSED:
+                waiter.set_result(outcome)
+
+    with patch.object(Partition, "propose_for", propose_early):
+        yield
+
+
+@contextmanager
+def takes_entries_of_another_life() -> Iterator[None]:
+    """An append goes to whatever stream is at the path, not to the one that its proposer saw."""
+    step = Partition._step  # noqa: SLF001 -- where it is planted
+
+    def step_anywhere(self: Partition, entry: Entry, index: int, time_ms: int) -> Any:
+        if entry.kind in (Kind.APPEND, Kind.CLOSE, Kind.DELETE):
+            entry = msgspec.structs.replace(entry, incarnation=ANY)
+        return step(self, entry, index, time_ms)
+
+    with patch.object(Partition, "_step", step_anywhere):
+        yield
+
+
+@contextmanager
+def stores_the_head_ahead() -> Iterator[None]:
+    """A checkpoint that leaves out the newest pages, and says that it has them."""
+    write = SqliteStore.write
+
+    async def write_short(self: SqliteStore, checkpoint: Checkpoint) -> None:
+        await write(self, msgspec.structs.replace(checkpoint, pages=checkpoint.pages[:-1]))
+
+    with patch.object(SqliteStore, "write", write_short):
+        yield
+
+
+@contextmanager
+def lets_time_go_back() -> Iterator[None]:
+    """A restart forgets what time the log has told in records without entries."""
+    mark = ClusterJournal.mark
+
+    def mark_without_time(self: ClusterJournal) -> bytes:
+        return encode_mark(msgspec.structs.replace(decode_mark(mark(self)), time_ms=0))
+
+    with patch.object(ClusterJournal, "mark", mark_without_time):
+        yield
+
+
+def trims_too_far() -> AbstractContextManager[Any]:
+    """The operator trims what only the newest snapshot has, or none."""
+    return patch.object(World, "trims_too_far", new=True)
+
+
+PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    plant.__name__: plant
+    for plant in (
+        admits_late_copies,
+        acknowledges_before_apply,
+        takes_entries_of_another_life,
+        stores_the_head_ahead,
+        lets_time_go_back,
+        trims_too_far,
+    )
+}
+"""By name, for `--plant`."""
