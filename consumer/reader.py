@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import anyio
 import msgspec
 
-from consumer.address import messages_target, session_target, source_path, stream_url, with_query
-from consumer.answer import Response, check, is_true
+from consumer.address import checked_id, messages_target, session_target, source_path, stream_url, with_query
+from consumer.answer import Response, check, is_true, read
 from consumer.batch import Batch, Events, Form, is_text, page
 from consumer.client import Client
 from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
@@ -43,6 +43,10 @@ class Texts(msgspec.Struct, frozen=True):
 
     records: list[bytes]
     next_offset: str
+
+
+class _Synced(msgspec.Struct):
+    offset: str
 
 
 Live: TypeAlias = bool | Literal["sse", "long-poll"]
@@ -195,6 +199,21 @@ class Reader:
             return _state(answer.body)
 
         return await persist(attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
+
+    async def wait_for_txid(self, session_id: str, txid: str, *, offset: str = OFFSET_START) -> str:
+        """The offset behind the records that carry the txid, as soon as they are durable: a read up to it has them.
+
+        `offset` is where to look from; without it the whole session is looked through. Raises Unavailable if there are
+        none within `deadline_s`, Gone if the session is deleted or reset meanwhile.
+        """
+        checked_id("txid", txid)
+        query = {"offset": offset, "timeoutMs": str(int(self._limits.attempt_timeout_s * 500))}
+        request = Request("GET", with_query(f"{session_target(session_id)}/txids/{txid}", query))
+
+        async def attempt() -> str:
+            return read(await self._transport.send(request), _Synced).offset
+
+        return await persist(attempt, self._limits, deadline_s=self._limits.deadline_s)
 
     async def messages(self, session_id: str, *, at: str | None = None) -> Snapshot:
         """The messages of a session as the broker has folded them: now, or as they stood at an offset."""

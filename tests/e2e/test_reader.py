@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from consumer import Gone, Limits, NotFound, Reader, SessionView
+from consumer import Gone, Limits, NotFound, Reader, SessionView, Unavailable
 from producer import Limits as ProducerLimits, Producer
 from tests.live import Broker
 
@@ -172,3 +173,30 @@ async def test_a_view_equals_the_brokers_messages_while_an_answer_is_written_and
 
 def text_of(item: dict[str, Any]) -> str:
     return "".join(part["text"] for part in item["message"]["parts"])
+
+
+async def test_r30_who_waits_for_a_txid_is_told_when_it_can_be_read(broker: Broker) -> None:
+    told: list[str] = []
+    async with Producer(broker.url) as producer, Reader(broker.url, limits=PROMPT) as reader:
+        await producer.create_session("s")
+
+        async def wait() -> None:
+            told.append(await reader.wait_for_txid("s", "mine"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            sent = await producer.send_message("s", {"id": "m", "role": "user"}, txid="mine")
+        assert told == [sent.offset]
+        [record] = (await reader.read("sessions/s")).records
+        assert isinstance(record, dict)
+        assert record["key"] == "m"
+
+
+async def test_r30_txid_that_never_comes_is_given_up_at_the_deadline(broker: Broker) -> None:
+    limits = replace(PROMPT, deadline_s=0.5)
+    async with Producer(broker.url) as producer, Reader(broker.url, limits=limits) as reader:
+        await producer.create_session("s")
+        with pytest.raises(Unavailable):
+            await reader.wait_for_txid("s", "nobodys")
+        with pytest.raises(ValueError, match="txid"):
+            await reader.wait_for_txid("s", "no id")
