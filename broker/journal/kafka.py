@@ -29,6 +29,8 @@ _POLL_MS: Final = 1_000
 """How long the consumer waits for anything before it looks whether it is stalled."""
 _PAUSE_S: Final = 0.5
 """Before a consumer that failed is used, or made, again."""
+_REBUILD_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
+"""A client of a Kafka that comes and goes may start, or stop, for ever."""
 _APPEND_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
 """The producer answers within twice its request timeout; this is for the day that it does not."""
 
@@ -108,7 +110,7 @@ class Kafka:
                 if reader is None or reader.is_full:
                     consumer.pause(place)
         except BaseException:
-            await consumer.stop()
+            await _stop(consumer)
             raise
         return consumer
 
@@ -180,12 +182,11 @@ class Kafka:
         """Make a consumer that stopped for good anew: it loses nothing, the logs know where they are."""
         self.rebuilds += 1
         log.warning("records are there and none come: the consumer is made anew")
-        fresh = await self._made_consumer()
+        async with asyncio.timeout(_REBUILD_S_MAX):  # else a Kafka that goes away meanwhile ends all reading
+            fresh = await self._made_consumer()
         stalled, self._consumer = self._consumer, fresh
         self._progress_at = asyncio.get_running_loop().time()
-        with suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(limits.KAFKA_REQUEST_MS / 1000):
-                await stalled.stop()
+        await _stop(stalled)
 
     async def _judge_range(self, places: dict[Any, int]) -> None:
         """A broker does not have a position. A follower may be behind; if the leader says so too, it is lost."""
@@ -333,6 +334,13 @@ class KafkaLog:
         """There is nothing more to come."""
         self._lost = LogLost(reason)
         self._came.set()
+
+
+async def _stop(consumer: Any) -> None:
+    """Let go of a consumer that may not answer."""
+    with suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(limits.KAFKA_REQUEST_MS / 1000):
+            await consumer.stop()
 
 
 def _new_consumer(topic: KafkaTopic) -> Any:
