@@ -92,6 +92,11 @@ class Materializing:
         self._kept: OrderedDict[str, _Folded] = OrderedDict()  # those not in hand; who moved last is last
         self._kept_bytes = 0
 
+    @property
+    def kept(self) -> int:
+        """Sessions whose folds are in memory, beside those in hand."""
+        return len(self._kept)
+
     async def run(self) -> None:
         """See the class."""
         failures: list[Exception] = []
@@ -194,7 +199,7 @@ class Materializing:
             if error.code == Code.STREAM_GONE:
                 raise
             folded.begin_anew()
-            await self._write_pages(session, folded)
+            await self._write_pages(await self._moves.session(session.session_id), folded)
 
     async def _write_pages(self, session: SessionSummary, folded: _Folded) -> None:
         stream = SESSION_PATH_PREFIX + session.session_id
