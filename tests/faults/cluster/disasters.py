@@ -70,7 +70,7 @@ async def all_killed(nodes: Nodes, _chance: random.Random) -> None:
 
 
 SHORT: dict[str, tuple[Disaster, ...]] = {
-    "everything once": (node_killed, node_paused, leader_killed, node_killed),
+    "everything once": (node_killed, node_paused, leader_killed),
 }
 """What one run is made of, by name."""
 LONG: dict[str, tuple[Disaster, ...]] = {
