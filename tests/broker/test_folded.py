@@ -85,6 +85,7 @@ def whole_snapshot(*parts: Snapshot) -> Snapshot:
 # -- snapshot(X) = fold(log[0..X]) -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(240)
 def test_every_position_of_the_vectors_is_the_fold_of_the_log_up_to_it() -> None:
     """Forwards through snapshots of what changed, and backwards from the end: both at every X."""
     log = vector_log()

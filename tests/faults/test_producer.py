@@ -24,7 +24,7 @@ from tests.producer.test_spool import app
 LIMITS = Limits(
     batch_chunks_max=5, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, retry_after_s_max=0.2
 )
-DISK_BYTES = 24 * 1024 * 1024
+DISK_BYTES = 96 * 1024 * 1024
 PAD = "x" * 100_000
 
 
