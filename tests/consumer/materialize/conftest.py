@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import asyncpg
 import pytest
@@ -13,15 +14,15 @@ from tests.postgres import PgBouncer, Postgres
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """One server for all tests, which leave it running; each has a database of its own."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with TemporaryDirectory(prefix="streamfold-postgres-") as folder, Postgres(Path(folder)) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def pgbouncer(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgBouncer]:
-    with PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres) as server:
+def pgbouncer(postgres: Postgres) -> Iterator[PgBouncer]:
+    with TemporaryDirectory(prefix="streamfold-pgbouncer-") as folder, PgBouncer(Path(folder), postgres) as server:
         yield server
 
 

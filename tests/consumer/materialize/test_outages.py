@@ -57,7 +57,10 @@ async def test_postgres_crashes_and_comes_back(database: Database, postgres: Pos
                 await answer(producer, "b", "g1", "meanwhile")
                 await until_away(work)
             finally:
-                await anyio.to_thread.run_sync(postgres.start)
+                with anyio.CancelScope(
+                    shield=True
+                ):  # the server is there for the next test, whatever became of this one
+                    await anyio.to_thread.run_sync(postgres.start)
             await until_equal(database, reader, "a", "b")
 
 
