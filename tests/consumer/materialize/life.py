@@ -28,7 +28,7 @@ class Life:
 
     def __enter__(self) -> Self:
         # Each process would otherwise begin by importing the program that runs the tests.
-        with mock.patch.multiple(sys.modules["__main__"], __file__=None, __spec__=None):
+        with mock.patch.multiple(sys.modules["__main__"], create=True, __file__=None, __spec__=None):
             self._process.start()
         return self
 
