@@ -71,6 +71,7 @@ class WebSocketEndpoint:
             return  # how a server says that the client has left (ASGI, WebSocket 2.4)
         except Exception:
             self._uploads.traffic.bugs += 1
+            # A bug of ours, and this connection's alone: the server closes it, and the client comes back.
             log.exception("upload %s failed", request_id.decode())
 
     async def _read(self, upload: Upload, receive: Receive) -> None:

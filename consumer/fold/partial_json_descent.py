@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class _TooDeep(Exception):
     """Unlike all else this does not leave what was read until then."""
 
 
-class _Parser:
+class _Parser(ABC):
     """One parse. Where the two users of the rule differ there is a method of its own."""
 
     def __init__(self, text: str) -> None:
@@ -178,15 +179,16 @@ class _Parser:
         except NotJSON:
             return parse_strict(number[: max(self._exponent_of(number, start), 0)])
 
-    def _check_ended(self) -> None:
+    def _check_ended(self) -> None:  # noqa: B027 -- not abstract: a parser that does not say lets it
         """Raises NotJSON if a number may not touch the end of the text."""
 
+    @abstractmethod
     def _top_number(self) -> JSON:
-        raise NotImplementedError
+        """The number that is all of the text."""
 
+    @abstractmethod
     def _exponent_of(self, number: str, start: int) -> int:
         """Where a number that does not parse is cut."""
-        raise NotImplementedError
 
     def _next(self) -> str:
         return self._text[self._at : self._at + 1]

@@ -1,38 +1,23 @@
 """A full disk: a definite, retryable refusal, and nothing else. What was acknowledged stays, and writing goes on."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import pytest
 
 from tests.faults.checker import shown, violations
 from tests.faults.client import STREAMS, Client
 from tests.faults.history import History, Told, Write
 from tests.faults.http1 import Connections
 from tests.faults.scene import Scene
-from tests.faults.small_disk import BrokerOnSmallDisk, NoNamespaceError, SmallDisk, small_disk
+from tests.faults.small_disk import BrokerOnSmallDisk, SmallDisk
 from tests.faults.storm import Storm
 from tests.faults.writers import Stream, created
 from tests.live import is_healthy
 
-DISK_BYTES = 128 * 1024 * 1024
 STREAM = Stream("json", "application/json")
 PAD = "x" * 200_000
 REFUSALS = 20
 ROUNDS = 3
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        with small_disk(tmp_path / "disk", DISK_BYTES) as mounted:
-            yield mounted
-    except NoNamespaceError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no file system of its own: {error}")
 
 
 async def test_full_disk_refuses_definitely_and_goes_on_when_there_is_room(disk: SmallDisk, tmp_path: Path) -> None:

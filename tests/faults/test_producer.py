@@ -1,6 +1,5 @@
 """The producer library when what is under it fails: the network, the disks, the clock, and its own twin."""
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +16,13 @@ from consumer import Reader
 from producer import Conflict, Fenced, Limits, Producer, Refused, Unavailable
 from tests.faults.cutter import Cutter
 from tests.faults.proxy import Proxy, every_first_time
-from tests.faults.small_disk import BrokerOnSmallDisk, NoNamespaceError, SmallDisk, small_disk
+from tests.faults.small_disk import BrokerOnSmallDisk, SmallDisk
 from tests.live import Broker, free_port
 from tests.producer.test_spool import app
 
 LIMITS = Limits(
     batch_chunks_max=5, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, retry_after_s_max=0.2
 )
-DISK_BYTES = 96 * 1024 * 1024
 PAD = "x" * 100_000
 
 
@@ -35,17 +33,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     anyio.run(broker.start)
     yield broker
     anyio.run(broker.kill)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    try:
-        with small_disk(tmp_path / "disk", DISK_BYTES) as mounted:
-            yield mounted
-    except NoNamespaceError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no file system of its own: {error}")
 
 
 async def records_of(url: str, session_id: str) -> list[Any]:

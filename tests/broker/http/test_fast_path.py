@@ -20,7 +20,7 @@ CRLF = b"\r\n"
 
 
 @asynccontextmanager
-async def serving(*, fast: bool) -> AsyncIterator[int]:
+async def serving(*, fast: bool, idle_s: int = 60) -> AsyncIterator[int]:
     """A broker in memory behind uvicorn, with the fast path or without; its port."""
     app = create_app(Settings(engine="memory"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -32,6 +32,7 @@ async def serving(*, fast: bool) -> AsyncIterator[int]:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=idle_s,
     )
     server = uvicorn.Server(config)
     async with app.running():
@@ -172,3 +173,24 @@ def test_an_append_that_arrives_byte_by_byte_is_one_append(both: Any) -> None:
     raw = request("POST", "/v1/stream/json", b'[{"slow":true}]', {"content-type": "application/json"})
     fast, plain = both(raw + raw, 2, 1)
     assert [answer[0] for answer in fast] == [answer[0] for answer in plain] == [204, 204]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_an_idle_connection_is_closed_and_each_answer_begins_the_wait_anew(*, fast: bool) -> None:
+    clock = asyncio.get_running_loop().time
+    head = b"POST /v1/stream/nowhere HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    async with serving(fast=fast, idle_s=1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        begun_s = last_s = clock()
+        while last_s - begun_s < 1.5:  # longer than a connection may be idle
+            writer.write(head + b"Content-Length: 1\r\n\r\n1")
+            answer = await reader.readuntil(CRLF * 2)
+            assert answer.startswith(b"HTTP/1.1 404")
+            length = re.search(rb"content-length: (\d+)", answer)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            last_s = clock()
+            await asyncio.sleep(0.3)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert clock() - last_s >= 0.9
+        writer.close()
