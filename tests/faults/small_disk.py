@@ -30,11 +30,12 @@ class SmallDisk:
         """What runs the rest of its arguments inside."""
         self._seen_from_here = Path(f"/proc/{holder.pid}/root") / path.relative_to("/")
 
-    def fill(self) -> None:
-        """Leave not a byte free. What others free meanwhile is taken, too, when called again."""
+    def fill(self, *, but_bytes: int = 0) -> None:
+        """Leave no more free than that. What others free meanwhile is taken, too, when called again."""
         with (self._seen_from_here / BALLAST).open("ab", buffering=0) as ballast:
             for piece_bytes in (BALLAST_PIECE_BYTES, 4096, 1):
                 fill_with(ballast, bytes(piece_bytes))
+            ballast.truncate(ballast.tell() - but_bytes)
 
     def free(self) -> None:
         """Take away what `fill` wrote."""
