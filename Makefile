@@ -12,10 +12,14 @@ demo: run-ready ## watch an answer survive a killed broker and a dropped reader
 test: check ## check, then run all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The libraries run on desktops: what they take from the system has to be there on each of them. A cache of its own for each,
+# or they would throw away one another's.
 check: test-ready ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 producer consumer
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin producer consumer
 
 vectors: test-ready ## fold every vector file found in DIR and compare
 	@test -n "$(DIR)" || { echo 'usage: make vectors DIR=folder-of-vectors' >&2; exit 2; }
