@@ -89,7 +89,9 @@ BATCHES: Final = [
 @click.option("--answers", default=20, show_default=True, help="At once, at cadence.")
 @click.option("--tokens-per-s", default=50.0, show_default=True, help="Of each answer at cadence.")
 @click.option("--seconds", default=4.0, show_default=True, help="How long an answer at cadence goes on.")
-@click.option("--rounds", default=3, show_default=True, help="How often each is run, by turns; medians are told.")
+@click.option(
+    "--rounds", default=3, show_default=True, help="How often each is run, by turns; medians are told, and the range."
+)
 def main(*, chunks: int, answers: int, tokens_per_s: float, seconds: float, rounds: int) -> None:
     """Compare upload modes, lingers, batch sizes and windows."""
     server.pin_load()
@@ -114,7 +116,7 @@ def main(*, chunks: int, answers: int, tokens_per_s: float, seconds: float, roun
 
 
 def _table(title: str, ways: list[Way], rounds: int, run: Callable[[Way], Run]) -> None:
-    columns = ["chunks/s", "batches", "latency ms", "us a chunk: server", "client", "sent again"]
+    columns = ["chunks/s", "range", "batches", "latency ms", "range", "us a chunk: server", "client", "sent again"]
     print(f"\n| {' | '.join([title, *columns])} |\n{'|---' * (len(columns) + 1)}|")
     runs: dict[str, list[Run]] = {way.name: [] for way in ways}
     for number in range(rounds):
@@ -122,13 +124,21 @@ def _table(title: str, ways: list[Way], rounds: int, run: Callable[[Way], Run]) 
             runs[way.name].append(run(way))
             print(f"{number + 1}/{rounds} {way.name}", file=sys.stderr)
     for name, found in runs.items():
-        rate, batches = median(one.chunks_per_s for one in found), median(one.batches for one in found)
-        latency = median(one.latency_ms for one in found)
-        server_us = median(one.us_a_chunk(one.server_s) for one in found)
-        client_us = median(one.us_a_chunk(one.client_s) for one in found)
-        again = median(one.metrics.resent_batches for one in found)
-        counted = f"{rate:,.0f} | {batches:,.0f} | {latency:.1f} | {server_us:.0f} | {client_us:.0f} | {again:,.0f}"
-        print(f"| {name} | {counted} |", flush=True)
+        rates, latencies = [one.chunks_per_s for one in found], [one.latency_ms for one in found]
+        told = [
+            *_median_and_range(rates, ",.0f"),
+            f"{median(one.batches for one in found):,.0f}",
+            *_median_and_range(latencies, ".1f"),
+            f"{median(one.us_a_chunk(one.server_s) for one in found):.0f}",
+            f"{median(one.us_a_chunk(one.client_s) for one in found):.0f}",
+            f"{median(one.metrics.resent_batches for one in found):,.0f}",
+        ]
+        print(f"| {name} | {' | '.join(told)} |", flush=True)
+
+
+def _median_and_range(values: list[float], form: str) -> tuple[str, str]:
+    """The range says how far a difference between two medians can be believed."""
+    return f"{median(values):{form}}", f"{min(values):{form}} to {max(values):{form}}"
 
 
 class _Clock:

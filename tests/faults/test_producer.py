@@ -18,7 +18,7 @@ from tests.faults.cutter import Cutter
 from tests.faults.proxy import Proxy, every_first_time
 from tests.faults.small_disk import BrokerOnSmallDisk, SmallDisk
 from tests.live import Broker, free_port
-from tests.producer.test_spool import app
+from tests.producer.spooling_app import app
 
 LIMITS = Limits(
     batch_chunks_max=5, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, retry_after_s_max=0.2

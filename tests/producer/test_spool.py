@@ -4,8 +4,7 @@ import random
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from producer.spool import APPLICATION_ID, Spool, State
 from tests.live import free_port
 from tests.producer.conftest import IMPATIENT
 from tests.producer.model import Fault, ModelBroker, serving, until
-from tests.producer.spooling_app import text_of
+from tests.producer.spooling_app import app, text_of
 
 OFFLINE = "http://127.0.0.1:9"  # the port of discard; nobody listens
 BRIEF = replace(IMPATIENT, finish_timeout_s=0.2)
@@ -163,16 +162,6 @@ def lived(url: str, path: Path, kill_at: int | None) -> bool:
                 return True
             assert line == "finished\n" or int(line) == kept + count
     raise AssertionError("the application died by itself")
-
-
-@contextmanager
-def app(url: str, path: Path, chunks: int, *, pad: int = 0, enter: tuple[str, ...] = ()) -> Iterator[Any]:
-    command = [*enter, sys.executable, "-m", "tests.producer.spooling_app", url, str(path), str(chunks), str(pad)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 async def test_generation_whose_lease_ran_out_goes_on_in_another(url: str, broker: ModelBroker, path: Path) -> None:
