@@ -19,7 +19,7 @@ from broker.http.framework import Framework
 from broker.http.freshness import fresh
 from broker.http.ndjson import NdjsonEndpoint
 from broker.http.reads import LiveReaders
-from broker.http.request import Receive, Scope, raw_path_of
+from broker.http.request import Receive, Request, Scope, raw_path_of
 from broker.http.response import Send
 from broker.http.session_api import SessionApi
 from broker.http.session_list import SessionList
@@ -43,6 +43,7 @@ from broker.store.sqlite import SqliteStore
 from broker.sweeper import Sweeper
 from broker.waker import Waker
 from broker.webhooks import Webhooks
+from consumer.wire import SESSION_PATH_PREFIX
 
 log = logging.getLogger("streamfold.app")
 
@@ -84,9 +85,17 @@ class App:
                 form=error_form,
             ),
             Endpoint(
-                stream_api.PREFIX, fresh(streams.respond, catch_up), traffic, live_s_max=stream_api.live_s_max(settings)
+                stream_api.PREFIX,
+                fresh(streams.respond, catch_up, lambda request: self.partition.of(request.path).catch_up()),
+                traffic,
+                live_s_max=stream_api.live_s_max(settings),
             ),
-            Endpoint(session_api.PREFIX, fresh(sessions.respond, catch_up), traffic, live_s_max=session_api.LIVE_S_MAX),
+            Endpoint(
+                session_api.PREFIX,
+                fresh(sessions.respond, catch_up, lambda request: self._of_session(request).catch_up()),
+                traffic,
+                live_s_max=session_api.LIVE_S_MAX,
+            ),
         )
         sessions_list = SessionList(self.partition, settings, live)
         self._list = Endpoint(
@@ -104,6 +113,9 @@ class App:
             traffic=traffic,
             lifespan=self._lifespan,
         )
+
+    def _of_session(self, request: Request) -> Partition:
+        return self.partition.of(SESSION_PATH_PREFIX + request.path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any ASGI connection. The APIs go around the framework."""

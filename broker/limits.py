@@ -147,6 +147,9 @@ CLUSTER_CLOSE_S: Final = 10.0
 """How long a stop waits for what was proposed to come back: see DRAIN_S."""
 CATCH_UP_S: Final = 5.0
 """How long a read that finds nothing waits to have seen what others wrote before it."""
+ASK_PAUSE_S: Final = 0.02
+"""Between two records that are only written so that reads know what was before them: such reads share one, and a flood
+of them does not fill the log."""
 LAG_S_MAX: Final = 10.0
 """A node that is behind for so long is not ready: above what losing a node of Kafka takes, which all nodes notice at
 the same time."""
@@ -169,6 +172,9 @@ KAFKA_BACKLOG_BYTES: Final = 32 * MIB
 KAFKA_STALL_S: Final = 8.0
 """Records are known to be there, and none comes for so long: the consumer is made anew. Above KAFKA_REQUEST_MS, after
 which it helps itself."""
+KAFKA_DOUBT_S: Final = 5.0
+"""For how long a leader must say that it has less than was read before, until what was read counts as lost: one that
+was frozen learns within a heartbeat or two (their default is 2 s) that it leads no more."""
 KAFKA_REPLICAS: Final = 3
 """Of a topic that is made here; fewer where there are fewer brokers."""
 

@@ -307,6 +307,10 @@ class Partition:
         """Entries proposed and not yet applied."""
         return len(self._waiting)
 
+    def of(self, path: str) -> Partition:  # noqa: ARG002 -- as `Partitions.of`
+        """The partition that holds a path: this one."""
+        return self
+
     async def catch_up(self) -> bool:
         """Have applied all that others had proposed before this call; False, at once, where there are no others.
 

@@ -25,12 +25,22 @@ import msgspec
 from broker import limits
 from broker.core.entry import Entry, UnknownFormat, decode as decode_entry
 from broker.core.outcome import Outcome
-from broker.errors import BrokerError, Damaged, Diverged, EngineStopped, NewerFormat, StartError, Unavailable
+from broker.errors import (
+    BrokerError,
+    Damaged,
+    Diverged,
+    EngineStopped,
+    NewerFormat,
+    OutcomeUnknown,
+    StartError,
+    Unavailable,
+)
 from broker.journal import Commit, Refused
 from broker.journal.clock import Milliseconds, monotonic_ms
 from broker.journal.cluster_record import Audit, Envelope, Mark, Meta, decode, decode_mark, encode, encode_mark
 from broker.journal.cluster_writer import RecordWriter
 from broker.journal.proposers import Proposers
+from broker.journal.rising import Rising
 from broker.journal.shared_log import LogLost, LogRecord, SharedLog
 from consumer.wire import Durability
 
@@ -110,9 +120,8 @@ class ClusterJournal:
         self._replay_end = 0
         self._is_made_anew = False  # the store, of all that the log has
         self._went_on = asyncio.Event()  # a record was applied
-        self._readers: list[tuple[int, asyncio.Future[None]]] = []  # who waits for a position to be behind us
-        self._asking = asyncio.Lock()
-        self._asked, self._end = 0, 0  # how often the log's end was asked for, and the answer
+        self._behind = Rising()  # _position, for those who wait for it
+        self._own = Rising()  # the number of the newest applied record of this boot
         self._deliver: Callable[[Commit | Refused], None] | None = None
         self._stopped: Callable[[Exception], None] | None = None
         self._error: EngineStopped | None = EngineStopped("the journal is not started")
@@ -137,7 +146,10 @@ class ClusterJournal:
         try:
             first, end = await self._log.first(), await self._log.end()
             if mark:
-                self._resume(decode_mark(mark), first, end)
+                stands = decode_mark(mark)
+                if stands.position > end:  # as a server has it that may not know that another one leads by now
+                    end = await self._written_end(end)
+                self._resume(stands, first, end)
             elif applied_index:
                 raise Damaged("the store was made by another engine", "name an empty folder with --data-dir")
             elif first > 0:
@@ -194,17 +206,24 @@ class ClusterJournal:
         return encode_mark(Mark(self._meta, self._position, self._chain, proposers, self._boot, self._time_ms))
 
     async def catch_up(self) -> bool:
-        """As in `Journal`; those who ask at the same time share an answer."""
+        """As in `Journal`; those who ask at the same time share a record.
+
+        Where the log ends is not asked for: a server that was frozen, and does not know yet that another one leads,
+        tells an end that was. A record that was written after the question, and has been read, is behind all that was
+        acknowledged before the question: who does not lead takes none.
+        """
+        if self._error is not None:
+            raise self._error
         try:
             async with asyncio.timeout(limits.CATCH_UP_S):
-                await self._read_past(await self._end_now() - 1)
+                await self._own.reach(self._writer.ask())
         except TimeoutError:
             raise Unavailable("this node has not caught up with what others wrote") from None
         return True
 
     @property
     def lag_s(self) -> float:
-        """As in `Journal`; the time since this node was last known to have applied all that the log had."""
+        """As in `Journal`; the time since this node was last known to have applied all that the log said it had."""
         return asyncio.get_running_loop().time() - self._current_at
 
     @property
@@ -234,7 +253,7 @@ class ClusterJournal:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._error = self._error or EngineStopped("the journal is closed")
-        self._tell_readers(self._error)
+        self._wake_all(self._error)
         await self._log.aclose()
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -246,17 +265,28 @@ class ClusterJournal:
         if mark.position < first:
             self._lose(f"the log begins at position {first}, the store ends at position {mark.position}")
         self._meta, self._position, self._chain, self._boot_before = mark.meta, mark.position, mark.chain, mark.boot
+        self._behind.rise(mark.position)
         self._time_ms = max(self._time_ms, mark.time_ms)
         self._proposers = Proposers(mark.proposers)
         self._chains[mark.position] = self._audited_chain = mark.chain
         self._check_partitions(mark.meta)
 
+    async def _written_end(self, said_end: int) -> int:
+        """Where the log ended at some moment after this was called: where it takes a record. Raises StartError."""
+        meta = None if said_end else self._new_meta()  # for it may be true, and then this is the first
+        try:
+            return await self._log.append(encode(Envelope(self._boot, 0, meta=meta)))
+        except OutcomeUnknown as error:
+            raise StartError(f"the log takes no records: {error}") from error
+
+    def _new_meta(self) -> Meta:
+        return Meta(os.urandom(16), self._partition, self._partitions)
+
     async def _find_meta(self, end: int) -> None:
         """Read the first record of the log, or write it. Whoever came first has said what holds."""
         if end == 0:
-            meta = Meta(os.urandom(16), self._partition, self._partitions)
             with suppress(BrokerError):  # it may be there all the same; only what is read counts
-                await self._log.append(encode(Envelope(self._boot, 0, meta=meta)))
+                await self._log.append(encode(Envelope(self._boot, 0, meta=self._new_meta())))
         self._log.seek(0)
         try:
             async with asyncio.timeout(limits.CLUSTER_WAIT_S):
@@ -343,8 +373,9 @@ class ClusterJournal:
             self._chains.popitem(last=False)
         self._went_on.set()
         self._writer.look_idle()
-        if self._readers:
-            self._tell_readers(None)
+        self._behind.rise(self._position)
+        if envelope.boot == self._boot:
+            self._own.rise(envelope.number)
 
     async def _read_forever(self) -> None:
         while True:
@@ -368,35 +399,12 @@ class ClusterJournal:
 
     async def _read_past(self, position: int) -> None:
         """Return once the record at `position` has been applied. Raises EngineStopped."""
-        if self._position > position:
-            return
-        if self._error is not None:
-            raise self._error
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._readers.append((position, reached))
-        await reached
+        await self._behind.reach(position + 1)
 
-    def _tell_readers(self, error: EngineStopped | None) -> None:
-        """Wake those whose position is behind us; all of them when nothing more will come."""
-        waiting, self._readers = self._readers, []
-        for position, reached in waiting:
-            if reached.done():
-                continue
-            if error is not None:
-                reached.set_exception(error)
-            elif self._position > position:
-                reached.set_result(None)
-            else:
-                self._readers.append((position, reached))
-
-    async def _end_now(self) -> int:
-        """Where the log ended at some moment after this was called."""
-        asked = self._asked
-        async with self._asking:
-            if self._asked == asked:  # else whoever was before us has asked after we came
-                self._asked += 1
-                self._end = await self._log.end()
-            return self._end
+    def _wake_all(self, error: EngineStopped) -> None:
+        """Nothing more will be read."""
+        self._behind.fail(error)
+        self._own.fail(error)
 
     # -- audits ------------------------------------------------------------------------------------------------------
 
@@ -447,11 +455,15 @@ class ClusterJournal:
                 self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, self._position, self._chain)))
 
     async def _look_forever(self) -> None:
-        """Know whether this node is behind. A log that does not answer leaves it behind."""
+        """Know whether this node is behind. A log that does not answer leaves it behind.
+
+        An end that was is good enough for that, and no record is written only to be ready.
+        """
         while True:
             asked_at = asyncio.get_running_loop().time()
-            with suppress(Unavailable):
-                await self.catch_up()
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(limits.CATCH_UP_S):
+                    await self._read_past(await self._log.end() - 1)
                 self._current_at = asked_at
             await asyncio.sleep(LOOK_S)
 
@@ -465,7 +477,7 @@ class ClusterJournal:
     def _stop(self, error: EngineStopped) -> None:
         if self._error is None:
             self._error = error
-            self._tell_readers(error)
+            self._wake_all(error)
             if self._stopped is not None:
                 self._stopped(error)
 

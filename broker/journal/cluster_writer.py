@@ -53,6 +53,8 @@ class RecordWriter:
         self._number = 0  # of the newest record
         self._waiting: deque[_Proposed] = deque()
         self._control: list[Envelope] = []  # records without entries that are to be written
+        self._asked = False  # for any record at all
+        self._may_ask = True  # an empty one, only because of that
         self._unseen: dict[int, tuple[_Proposed, ...]] = {}  # by number: records written, and not yet read
         self._places: dict[int, int] = {}  # by number: where the log confirmed those of them that it did
         self._durable_position = -1  # of the last record of ours that the log has confirmed
@@ -75,6 +77,15 @@ class RecordWriter:
         """Write what is no entry; boot and number are filled in here."""
         self._control.append(control)
         self._work()
+
+    def ask(self) -> int:
+        """Write another record, an empty one if there is nothing to write; what is returned its number reaches.
+
+        All who ask while one record is under way are answered by the next one.
+        """
+        self._asked = True
+        self._work()
+        return self._number + 1
 
     def seen(self, number: int) -> list[Entry]:
         """The entries of a record of ours that has been read, as they were proposed."""
@@ -100,7 +111,7 @@ class RecordWriter:
 
     def look_idle(self) -> None:
         """Something was read."""
-        if not self._waiting and not self._unseen and not self._control:
+        if not self._waiting and not self._unseen and not self._control and not self._asked:
             self._idle.set()
 
     async def run(self) -> None:
@@ -108,12 +119,21 @@ class RecordWriter:
         while True:
             await self._something.wait()
             self._something.clear()
-            while self._control or self._waiting:
+            while self._control or self._waiting or (self._asked and self._may_ask):
+                self._asked = False
                 if self._control:
                     await self._write(self._control.pop(0), ())
-                else:
+                elif self._waiting:
                     await self._write(None, self._gathered())
+                else:
+                    self._may_ask = False
+                    asyncio.get_running_loop().call_later(limits.ASK_PAUSE_S, self._ask_again)
+                    await self._write(Envelope(0, 0), ())
                 self.look_idle()
+
+    def _ask_again(self) -> None:
+        self._may_ask = True
+        self._something.set()
 
     def give_up(self) -> None:
         """Answer those who have waited long enough, definitely where that can be said."""

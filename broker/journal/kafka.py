@@ -29,6 +29,8 @@ _POLL_MS: Final = 1_000
 """How long the consumer waits for anything before it looks whether it is stalled."""
 _PAUSE_S: Final = 0.5
 """Before a consumer that failed is used, or made, again."""
+_LOOK_AGAIN_S: Final = 0.1
+"""Before a broker is asked again for what it does not have."""
 _REBUILD_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
 """A client of a Kafka that comes and goes may start, or stop, for ever."""
 _APPEND_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
@@ -53,6 +55,7 @@ class Kafka:
         self._opening = asyncio.Lock()
         self._consuming: asyncio.Task[None] | None = None
         self._progress_at = 0.0  # when records last came, by the event loop's clock
+        self._doubted_at: dict[int, float] = {}  # by partition: since when Kafka says to have less than it has told
 
     def log(self, partition: int) -> KafkaLog:
         """A partition's log, closed yet."""
@@ -168,6 +171,7 @@ class Kafka:
             # At once into our own queues: no fetch is sent while records of an earlier one lie in the client.
             found = await self._consumer.getmany(timeout_ms=_POLL_MS)
             for place, records in found.items():
+                self._doubted_at.pop(place.partition, None)
                 reader = self._logs.get(place.partition)
                 if reader is not None and reader.feed(records):
                     self._consumer.pause(place)
@@ -189,7 +193,7 @@ class Kafka:
         await _stop(stalled)
 
     async def _judge_range(self, places: dict[Any, int]) -> None:
-        """A broker does not have a position. A follower may be behind; if the leader says so too, it is lost."""
+        """A broker does not have a position. It may be behind, or lead no more; if that stays so, it is lost."""
         for place, position in places.items():
             reader = self._logs.get(place.partition)
             if reader is None:
@@ -199,11 +203,20 @@ class Kafka:
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            if first <= position <= end:
-                self._consumer.seek(place, reader.next_position)
-            else:
+            if position < first or (position > end and self._is_beyond_doubt(place.partition)):
                 reader.lose(f"position {position} is asked for, Kafka has {first} to {end}")
                 self._consumer.pause(place)
+            else:
+                self._consumer.seek(place, reader.next_position)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _is_beyond_doubt(self, partition: int) -> bool:
+        """Whether Kafka has said for long enough that it has less of a partition than was read from it.
+
+        A leader that was frozen says so, until it hears that another one leads by now.
+        """
+        now = asyncio.get_running_loop().time()
+        return now >= self._doubted_at.setdefault(partition, now) + limits.KAFKA_DOUBT_S
 
     # -- for the logs ------------------------------------------------------------------------------------------------
 

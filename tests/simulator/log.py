@@ -75,6 +75,8 @@ class Road:
         self._next = 0
         self.lag_s = 0.0
         """How far behind its reads are."""
+        self.old_end: int | None = None
+        """What a server says that was frozen then, and does not know that it leads no more."""
 
     async def open(self) -> None:
         await self._pass()
@@ -85,7 +87,7 @@ class Road:
 
     async def end(self) -> int:
         await self._pass()
-        end = self._truth.end
+        end = self._truth.end if self.old_end is None else self.old_end
         await self._pass()
         return end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -9,9 +10,11 @@ from unittest.mock import patch
 
 import msgspec
 
+from broker import limits
 from broker.core.apply import apply, keys
 from broker.core.entry import ANY, Entry, Kind
 from broker.core.outcome import Result
+from broker.errors import Unavailable
 from broker.journal.cluster import ClusterJournal
 from broker.journal.cluster_record import decode_mark, encode_mark
 from broker.journal.proposers import Proposers
@@ -81,6 +84,20 @@ def lets_time_go_back() -> Iterator[None]:
         yield
 
 
+def believes_where_the_log_says_that_it_ends() -> AbstractContextManager[Any]:
+    """A read is told that nothing is there once all is applied that the log is said to have."""
+
+    async def catch_up(self: ClusterJournal) -> bool:
+        try:
+            async with asyncio.timeout(limits.CATCH_UP_S):
+                await self._read_past(await self._log.end() - 1)
+        except TimeoutError:
+            raise Unavailable from None
+        return True
+
+    return patch.object(ClusterJournal, "catch_up", catch_up)
+
+
 def trims_too_far() -> AbstractContextManager[Any]:
     """The operator trims what only the newest snapshot has, or none."""
     return patch.object(World, "trims_too_far", new=True)
@@ -94,6 +111,7 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         takes_entries_of_another_life,
         stores_the_head_ahead,
         lets_time_go_back,
+        believes_where_the_log_says_that_it_ends,
         trims_too_far,
     )
 }

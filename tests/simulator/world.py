@@ -142,7 +142,7 @@ class World:
     async def _trouble(self, working: list[asyncio.Task[None]]) -> None:
         rng, until = self.rng, self.loop.time() + self.rng.choice((4.0, 10.0, 20.0))
         troubles = [self._faults, self._faults, self._lag, self._clock, self._kill, self._freeze, self._slow_store]
-        troubles += [self._restart, self._snapshot, self._snapshot, self._trim, self._lose_disk]
+        troubles += [self._restart, self._snapshot, self._snapshot, self._trim, self._lose_disk, self._depose]
         troubles = [trouble for trouble in troubles if rng.random() < 0.7]
         self._faults(rng.choice(self.nodes))
         while self.loop.time() < until and not all(task.done() for task in working):
@@ -159,6 +159,12 @@ class World:
     def _lag(self, node: Node) -> None:
         node.road.lag_s = self.rng.choice((0.0, 0.2, 2.0))
         self.say("lag", node.name, node.road.lag_s)
+
+    def _depose(self, node: Node) -> None:
+        """The server that a node reads from was frozen, and does not know for a while that it leads no more."""
+        node.road.old_end = self.rng.choice((None, self.truth.end, max(0, self.truth.end - 5)))
+        node.road.lag_s = 0.0 if node.road.old_end is None else 2.0
+        self.say("old end", node.name, node.road.old_end)
 
     def _clock(self, _: Node) -> None:
         self.truth.clock_ms += self.rng.choice((-20_000, -3_000, -10, 2_500, 15_000))
@@ -266,6 +272,7 @@ class World:
         self.truth.faulty = 0.0
         for node in self.nodes:
             node.road.lag_s = node.store_delay_s = 0.0
+            node.road.old_end = None
         for task in self._background:
             await task
         await asyncio.sleep(COPY_S_MAX)  # whatever was on the road has come

@@ -77,6 +77,19 @@ async def test_head_asks_for_the_end_and_so_catches_up_first() -> None:
     assert (await ask(node, "HEAD"), node.caught_up) == (FOUND, 1)
 
 
+async def test_tail_of_this_moment_is_asked_for_and_not_what_it_was() -> None:
+    node = Node(FOUND, FOUND)
+    assert (await ask(node, query=b"offset=now"), node.caught_up) == (FOUND, 1)
+    assert (await ask(node, query=b"offset=now&live=sse"), node.caught_up) == (FOUND, 1)
+
+
+async def test_only_the_partition_that_is_read_catches_up() -> None:
+    node, there = Node(NOTHING, FOUND), Node()
+    request = Request("GET", "a", {}, b"", b"a", "r", "http")
+    await fresh(node.respond, node.catch_up, lambda _: there.catch_up())(request, no_body)
+    assert (node.caught_up, there.caught_up) == (0, 1)
+
+
 async def test_poll_that_waited_for_nothing_has_waited() -> None:
     waited = Response(204, [])
     node = Node(waited)

@@ -37,6 +37,7 @@ class MemoryLog:
     """One process's end of `Records`. `faults` are what happens to the next appends, one after the other.
 
     "lost" never reaches the log; of "unheard" the answer is lost; "late" comes when the test calls `arrive`.
+    While there is an `old_end` it is what a server tells that was frozen then, and leads no more.
     """
 
     def __init__(self, records: Records) -> None:
@@ -44,6 +45,9 @@ class MemoryLog:
         self.faults: deque[str] = deque()
         self.road = asyncio.Event()  # appends wait here
         self.road.set()
+        self.readable = asyncio.Event()  # reads wait here
+        self.readable.set()
+        self.old_end: int | None = None
         self.late: list[bytes] = []
         self._next = 0
 
@@ -56,13 +60,14 @@ class MemoryLog:
 
     async def end(self) -> int:
         await asyncio.sleep(0)
-        return self.records.end
+        return self.records.end if self.old_end is None else self.old_end
 
     def seek(self, position: int) -> None:
         self._next = position
 
     async def read(self) -> Sequence[LogRecord]:
         await self.records.until_grown(self._next)
+        await self.readable.wait()
         if self._next < self.records.first:
             raise LogLost("the test has trimmed it")
         found = self.records.records[self._next - self.records.first :]

@@ -300,6 +300,67 @@ async def test_catching_up_is_having_applied_what_others_wrote_before(entry: Mak
         assert two.proposals == [1]
 
 
+async def test_catching_up_does_not_believe_a_server_that_leads_no_more(entry: MakeEntry) -> None:
+    """KF2. It was frozen, and goes on with what it knew then."""
+    async with nodes(2) as (one, two):
+        await two.journal.catch_up()
+        two.log.old_end = two.log.records.end
+        two.log.readable.clear()
+        one.journal.propose(entry(1))
+        await one.heard.until_entries(1)
+        caught_up = asyncio.create_task(two.journal.catch_up())
+        await asyncio.sleep(0.05)
+        assert not caught_up.done()
+        two.log.readable.set()
+        assert await caught_up
+        assert two.proposals == [1]
+
+
+async def test_those_who_catch_up_at_the_same_time_share_a_record(entry: MakeEntry) -> None:
+    async with nodes(1) as (node,):
+        await settled(node)
+        node.log.road.clear()
+        before = node.log.records.end
+        asking = [asyncio.create_task(node.journal.catch_up()) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        asking += [asyncio.create_task(node.journal.catch_up()) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        node.log.road.set()
+        assert all(await asyncio.gather(*asking))
+        assert node.log.records.end == before + 2
+        node.journal.propose(entry(1))
+        assert await node.journal.catch_up()
+        assert node.log.records.end == before + 3
+
+
+async def test_node_that_does_not_catch_up_in_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.limits.CATCH_UP_S", 0.05)
+    async with nodes(1) as (node,):
+        await settled(node)
+        node.log.readable.clear()
+        with pytest.raises(Unavailable):
+            await node.journal.catch_up()
+        node.log.readable.set()
+
+
+async def test_node_that_starts_keeps_its_store_though_a_server_that_leads_no_more_has_less(entry: MakeEntry) -> None:
+    async with nodes(1) as (node,):
+        for number in range(3):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+        index, mark, records = node.index, node.mark, node.log.records
+    again = Node(records)
+    again.log.old_end = 2
+    await again.start(index, mark)
+    try:
+        assert not again.quarantined
+        again.journal.propose(entry(3))
+        await again.heard.until_entries(1)
+        assert again.heard.indexes == [4]
+    finally:
+        await again.journal.aclose()
+
+
 async def test_node_knows_for_how_long_it_is_behind(entry: MakeEntry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.journal.cluster.LOOK_S", 0.01)
     monkeypatch.setattr("broker.limits.CATCH_UP_S", 0.05)
