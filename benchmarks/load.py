@@ -118,12 +118,18 @@ def run(
     Raises Invalid when anything but a 2xx comes back, or nothing.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(port, batches, warm_up_s, measured_s, measuring))
+        return runner.run(offer(port, batches, warm_up_s=warm_up_s, measured_s=measured_s, measuring=measuring))
 
 
-async def _run(
-    port: int, batches: list[Batches], warm_up_s: float, measured_s: float, measuring: Callable[[], None]
+async def offer(
+    port: int,
+    batches: list[Batches],
+    *,
+    warm_up_s: float,
+    measured_s: float,
+    measuring: Callable[[], None] = lambda: None,
 ) -> Load:
+    """As `run`, in an event loop that others share."""
     loop = asyncio.get_running_loop()
     load = Load(warm_up_s, measured_s)
     loop.call_later(warm_up_s, measuring)

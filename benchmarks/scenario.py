@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -63,11 +64,15 @@ class Measured(msgspec.Struct, frozen=True):
     audited_batches: int  # found again after a SIGKILL; 0 where nothing is promised
 
 
-class _Busy:
-    """How much of their cores the server, this process and all others use from `begin` to `end`."""
+class Busy:
+    """How much of their cores the server, this process and all others use from `begin` to `end`.
 
-    def __init__(self, of: Server) -> None:
+    `beside` are processes that the server cannot do without: they are none of the others.
+    """
+
+    def __init__(self, of: Server, beside: Sequence[int] = ()) -> None:
         self._of = of
+        self._beside = beside
         self._begun = (0.0, 0.0, 0.0, 0.0)
 
     def begin(self) -> None:
@@ -79,7 +84,8 @@ class _Busy:
         return server_s / elapsed_s, load_s / elapsed_s, max(0.0, all_s - server_s - load_s) / elapsed_s
 
     def _now(self) -> tuple[float, float, float, float]:
-        return time.perf_counter(), self._of.cpu_s(), time.process_time(), server.cores_busy_s()
+        beside_s = sum(map(server.cpu_s, self._beside))
+        return time.perf_counter(), self._of.cpu_s(), time.process_time(), server.cores_busy_s() - beside_s
 
 
 def measure(scenario: Scenario, folder: Path, *, warm_up_s: float, measured_s: float) -> Measured:
@@ -93,18 +99,24 @@ def measure(scenario: Scenario, folder: Path, *, warm_up_s: float, measured_s: f
     try:
         with server.running(command, port) as running:
             batches = scenario.workload.prepare(port)
-            busy = _Busy(running)
+            busy = Busy(running)
             seen = load.run(port, batches, warm_up_s=warm_up_s, measured_s=measured_s, measuring=busy.begin)
-            server_busy, load_busy, others_busy = busy.end()
+            shares = busy.end()
         audited = _audit(scenario, command, port, seen) if scenario.engine == "sqlite" else 0
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
         os.sync()  # what this one leaves to be written must not be in the way of the next
+    return measured_of(scenario.workload, seen, shares, audited)
+
+
+def measured_of(workload: Workload, seen: Load, shares: tuple[float, float, float], audited: int) -> Measured:
+    """What a run came to; `shares` as `Busy.end` tells them."""
+    server_busy, load_busy, others_busy = shares
     latencies_s = seen.latencies_s()
-    requests_per_s = len(latencies_s) / measured_s
+    requests_per_s = len(latencies_s) / (seen.until_s - seen.from_s)
     return Measured(
         requests_per_s=requests_per_s,
-        chunks_per_s=requests_per_s * scenario.workload.chunks,
+        chunks_per_s=requests_per_s * workload.chunks,
         p50_ms=latencies_s[len(latencies_s) // 2] * 1000,
         p99_ms=latencies_s[len(latencies_s) * 99 // 100] * 1000,
         max_ms=latencies_s[-1] * 1000,

@@ -32,12 +32,17 @@ class Server:
 
     def cpu_s(self) -> float:
         """What it has used of its core so far, in seconds; 0 where the system has no /proc."""
-        try:
-            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except FileNotFoundError:
-            return 0.0
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
+
+
+def cpu_s(pid: int) -> float:
+    """What a process has used of all cores so far, in seconds; 0 where the system has no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return 0.0
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def cores_busy_s() -> float:
@@ -58,10 +63,10 @@ def bare(port: int) -> Command:
     return [sys.executable, "-m", "benchmarks.bare", str(port)]
 
 
-def streamfold(port: int, engine: str, data_dir: Path) -> Command:
+def streamfold(port: int, engine: str, data_dir: Path, *options: str) -> Command:
     """`streamfold serve`."""
     program = str(Path(sys.executable).with_name("streamfold"))
-    return [program, "serve", "--port", str(port), "--engine", engine, "--data-dir", str(data_dir)]
+    return [program, "serve", "--port", str(port), "--engine", engine, "--data-dir", str(data_dir), *options]
 
 
 def free_port() -> int:
@@ -79,15 +84,15 @@ def pin_load() -> None:
 
 
 @contextmanager
-def running(command: Command, port: int) -> Iterator[Server]:
+def running(command: Command, port: int, ready_s_max: float = READY_S_MAX) -> Iterator[Server]:
     """The server, accepting connections, alone on its core. Killed at the end, with SIGKILL: no farewell.
 
-    Raises RuntimeError when it ends or does not listen in READY_S_MAX.
+    Raises RuntimeError when it ends or does not listen in `ready_s_max`.
     """
-    with _on_server_core():
+    with on_cores(CORES[:1]):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        _wait_until_listening(process, port)
+        _wait_until_listening(process, port, ready_s_max)
         yield Server(process, port)
     finally:
         process.kill()
@@ -95,18 +100,18 @@ def running(command: Command, port: int) -> Iterator[Server]:
 
 
 @contextmanager
-def _on_server_core() -> Iterator[None]:
-    """What is started in here inherits the server's core."""
+def on_cores(cores: list[int]) -> Iterator[None]:
+    """What is started in here keeps to these cores. Afterwards this process is the load again: see `pin_load`."""
     if len(CORES) > 1:
-        os.sched_setaffinity(0, {CORES[0]})
+        os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
         pin_load()
 
 
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline_s = time.monotonic() + READY_S_MAX
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, ready_s_max: float) -> None:
+    deadline_s = time.monotonic() + ready_s_max
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
@@ -115,4 +120,4 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
                 return
         except OSError:
             time.sleep(0.02)
-    raise RuntimeError(f"{process.args!r} does not listen after {READY_S_MAX} s")
+    raise RuntimeError(f"{process.args!r} does not listen after {ready_s_max} s")

@@ -70,20 +70,24 @@ class ToStreams:
 
     name = "POST /v1/stream"
 
-    def __init__(self, chunks: int, connections: int) -> None:
+    def __init__(self, chunks: int, connections: int, folder: str = "bench") -> None:
         self.chunks = chunks
         self.connections = connections
+        self._folder = folder
 
     def prepare(self, port: int) -> list[Batches]:
         """Create the streams."""
-        for connection in range(self.connections):
-            _call(port, "PUT", _stream(connection))
-        return [Batches(_stream(connection), self.chunks) for connection in range(self.connections)]
+        for target in self._targets():
+            _call(port, "PUT", target)
+        return [Batches(target, self.chunks) for target in self._targets()]
 
     def audit(self, port: int, acknowledged: list[int]) -> None:
         """See Workload."""
-        for connection, count in enumerate(acknowledged):
-            _compare(_stream(connection), _records(port, _stream(connection)), count, self.chunks)
+        for target, count in zip(self._targets(), acknowledged, strict=True):
+            _compare(target, _records(port, target), count, self.chunks)
+
+    def _targets(self) -> list[str]:
+        return [f"/v1/stream/{self._folder}/{connection}" for connection in range(self.connections)]
 
 
 class ToNothing(ToStreams):
@@ -91,7 +95,7 @@ class ToNothing(ToStreams):
 
     def prepare(self, port: int) -> list[Batches]:  # noqa: ARG002 -- there is nothing to make
         """See Workload."""
-        return [Batches(_stream(connection), self.chunks) for connection in range(self.connections)]
+        return [Batches(target, self.chunks) for target in self._targets()]
 
     def audit(self, port: int, acknowledged: list[int]) -> None:
         """See Workload: nothing was promised."""
@@ -138,10 +142,6 @@ class _Event(msgspec.Struct):
 
 _event: Final = msgspec.json.Decoder(_Event)
 _page: Final = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def _stream(connection: int) -> str:
-    return f"/v1/stream/bench/{connection}"
 
 
 def _session(connection: int) -> str:

@@ -81,20 +81,9 @@ class Kafka:
                     raise
 
     async def _connect(self) -> None:
-        self._producer = AIOKafkaProducer(
-            **self.topic.access(),
-            acks="all",
-            enable_idempotence=False,
-            linger_ms=0,
-            compression_type="lz4",
-            max_batch_size=limits.RECORD_BYTES_MAX,
-            max_request_size=limits.RECORD_BYTES_MAX,
-            request_timeout_ms=limits.KAFKA_REQUEST_MS,
-            metadata_max_age_ms=limits.KAFKA_METADATA_MS,
-            retry_backoff_ms=50,
-        )
+        self._producer = new_producer(self.topic)
         await self._producer.start()
-        self._asker = _new_consumer(self.topic)
+        self._asker = new_consumer(self.topic)
         await self._asker.start()
         self._consumer = await self._made_consumer()
         self._progress_at = asyncio.get_running_loop().time()
@@ -102,7 +91,7 @@ class Kafka:
 
     async def _made_consumer(self) -> Any:
         """A consumer of all partitions, each where its log wants to go on; paused where none reads."""
-        consumer = _new_consumer(self.topic)
+        consumer = new_consumer(self.topic)
         try:
             await consumer.start()
             all_partitions = [self.place(partition) for partition in range(self.topic.partitions)]
@@ -356,7 +345,24 @@ async def _stop(consumer: Any) -> None:
             await consumer.stop()
 
 
-def _new_consumer(topic: KafkaTopic) -> Any:
+def new_producer(topic: KafkaTopic) -> Any:
+    """A client that writes as the log wants it, not started."""
+    return AIOKafkaProducer(
+        **topic.access(),
+        acks="all",
+        enable_idempotence=False,
+        linger_ms=0,
+        compression_type="lz4",
+        max_batch_size=limits.RECORD_BYTES_MAX,
+        max_request_size=limits.RECORD_BYTES_MAX,
+        request_timeout_ms=limits.KAFKA_REQUEST_MS,
+        metadata_max_age_ms=limits.KAFKA_METADATA_MS,
+        retry_backoff_ms=50,
+    )
+
+
+def new_consumer(topic: KafkaTopic) -> Any:
+    """A client that reads as the log wants it, not started."""
     return AIOKafkaConsumer(
         **topic.access(),
         group_id=None,

@@ -57,8 +57,9 @@ class KafkaCluster:
     Leaving the context kills what still runs and, if it is left by an exception, prints the end of the logs.
     """
 
-    def __init__(self, path: Path, nodes: int = 1) -> None:
+    def __init__(self, path: Path, nodes: int = 1, jvm: tuple[str, ...] = JVM) -> None:
         self.path = path
+        self._jvm = jvm
         self.nodes = range(1, nodes + 1)
         self._ports = {node: (free_port(), free_port()) for node in self.nodes}  # clients', controllers'
         self._guarded_port = free_port()  # of node 1
@@ -74,6 +75,11 @@ class KafkaCluster:
     def guarded(self) -> str:
         """HOST:PORT where the first broker speaks TLS (`certificate`) and asks for USERNAME and PASSWORD."""
         return f"{HOST}:{self._guarded_port}"
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that run."""
+        return [process.pid for process in self._processes.values()]
 
     def env(self, topic: str = "", partitions: int = 4) -> dict[str, str]:
         """What a broker of ours has to be told, in its environment, to live in this cluster: in a topic of its own."""
@@ -154,7 +160,10 @@ class KafkaCluster:
             options = ("-Xshare:auto", f"-XX:SharedArchiveFile={ARCHIVE}")
         with self._log_path(node).open("ab") as log:
             self._processes[node] = subprocess.Popen(
-                java("kafka.Kafka", str(settings), options=options), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                java("kafka.Kafka", str(settings), options=(*self._jvm, *options)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def _properties(self, node: int) -> str:
@@ -270,7 +279,7 @@ def java(main: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]
     if not jars:
         raise KafkaFailedError("Kafka is not installed: run deploy/setup --test")
     logging = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
-    return ["java", *JVM, *options, logging, "-cp", os.pathsep.join(jars), main, *arguments]
+    return ["java", *options, logging, "-cp", os.pathsep.join(jars), main, *arguments]
 
 
 def prepare() -> None:
@@ -296,7 +305,7 @@ def _format(cluster: KafkaCluster, node: int) -> None:
     settings = cluster.path / f"format-{node}.properties"
     settings.write_text(cluster._properties(node), encoding="ascii")  # noqa: SLF001 -- as above
     subprocess.run(
-        java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings)),
+        java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(settings), options=JVM),
         check=True,
         stdout=subprocess.DEVNULL,
     )
