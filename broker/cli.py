@@ -104,6 +104,7 @@ class _Id(click.ParamType[str]):
 
 
 main.add_command(_Lazy("serve", "broker.serve", "Run a broker until SIGTERM or Ctrl+C."))
+main.add_command(_Lazy("doctor", "broker.doctor.command", "Say what is whole in a data folder, and what helps."))
 main.add_command(_Lazy("materialize", "consumer.materialize.command", "Keep sessions as rows in a database of yours."))
 main.add_command(_Lazy("demo", "broker.demo", "Watch answers survive a killed broker and a dropped reader."))
 

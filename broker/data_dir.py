@@ -31,7 +31,7 @@ _log = logging.getLogger("streamfold.data")
 
 
 class DataDir:
-    """A data folder. `take` and `release` are the store's."""
+    """A data folder. `take` and `release` are the store's; `look` is for those who only look."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,6 +72,24 @@ class DataDir:
             lock = (self.path / "lock").open("a", encoding="ascii")
         except OSError as error:
             raise StartError(f"{self.path}: {error.strerror}", "name a folder that this user can write") from error
+        self._hold(lock)
+        self._set_aside()
+
+    def look(self) -> None:
+        """Lock the folder and change nothing in it, so that no broker begins while somebody looks at its files.
+
+        Raises DataDirInUse, and StartError when it cannot be read. A folder that has no lock yet, such as a copy, stays
+        without one.
+        """
+        try:
+            lock = (self.path / "lock").open(encoding="ascii")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StartError(f"{self.path}: {error.strerror}", "name a folder that this user can read") from error
+        self._hold(lock)
+
+    def _hold(self, lock: IO[str]) -> None:
         try:
             _lock(lock)
         except OSError as error:
@@ -81,7 +99,6 @@ class DataDir:
                 "run one broker process for each data folder: one worker, or another --data-dir",
             ) from error
         self._lock = lock
-        self._set_aside()
 
     def quarantine(self, reason: str) -> None:
         """The store is not what it should be: the next one to take the folder is to begin without it."""
@@ -91,6 +108,13 @@ class DataDir:
     @property
     def _quarantine_path(self) -> Path:
         return self.path / "quarantined"
+
+    @property
+    def quarantine_reason(self) -> str:
+        """Why the store is not to be used any more; "" when nobody said so. Raises OSError."""
+        if not self._quarantine_path.exists():
+            return ""
+        return self._quarantine_path.read_text(encoding="utf-8", errors="replace").strip() or "for no reason given"
 
     def _set_aside(self) -> None:
         """Keep a store that was quarantined for whoever wants to know, where nobody opens it."""

@@ -19,7 +19,7 @@ import uvicorn
 
 from broker import limits
 from broker.app import App, create_app
-from broker.errors import StartError
+from broker.errors import Damaged, StartError
 from broker.http.admin import switch
 from broker.http.fast_path import protocol
 from broker.settings import ENGINES, Engine, Settings
@@ -215,6 +215,8 @@ def serve(  # noqa: PLR0913 -- one for each option
         click.echo(f"error: {error}", err=True)
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)
+        if isinstance(error, Damaged):
+            click.echo(f"hint: `streamfold doctor {settings.data_dir}` says what is damaged, and what helps", err=True)
         sys.exit(1)
 
 

@@ -82,13 +82,7 @@ class Signing:
                 raise StartError(
                     f"{self._path}: {error.strerror}", "the user that runs the broker must own this file"
                 ) from error
-        try:
-            privates = [load_pem_private_key(block, None) for block in _PEM.findall(pem)]
-        except ValueError as error:
-            raise _damaged(self._path) from error
-        self._keys = [_key(private) for private in privates if isinstance(private, Ed25519PrivateKey)]
-        if not self._keys or len(self._keys) != len(privates):
-            raise _damaged(self._path)
+        self._keys = [_key(private) for private in private_keys(pem, self._path)]
         self._token_key = hashlib.blake2b(
             self._keys[0].private.private_bytes_raw(), person=b"callback tokens", digest_size=32
         ).digest()
@@ -129,6 +123,18 @@ class Signing:
 
     def _mac(self, claims: bytes) -> bytes:
         return hmac.digest(self._token_key, claims, "sha256")
+
+
+def private_keys(pem: bytes, path: Path | None) -> list[Ed25519PrivateKey]:
+    """The keys in the content of `path`, at least one. Raises Damaged."""
+    try:
+        keys = [load_pem_private_key(block, None) for block in _PEM.findall(pem)]
+    except ValueError as error:
+        raise _damaged(path) from error
+    ours = [key for key in keys if isinstance(key, Ed25519PrivateKey)]
+    if not ours or len(ours) != len(keys):
+        raise _damaged(path)
+    return ours
 
 
 def _key(private: Ed25519PrivateKey) -> _Key:

@@ -82,6 +82,11 @@ def prepare(
             connection.execute(f"PRAGMA user_version={form.version}")
             fill()
         return
+    check_form(connection, form, name)
+
+
+def check_form(connection: sqlite3.Connection, form: Form, name: str) -> None:
+    """Raise NewerFormat, or Damaged for a file of something else, unless the file is one of `form`."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != form.application_id:
         raise Damaged(f"{name} is not a file of Streamfold", "name a folder that holds nothing else")
     version = connection.execute("PRAGMA user_version").fetchone()[0]

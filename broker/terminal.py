@@ -164,7 +164,7 @@ def print_messages(session_id: str, snapshot: consumer.Snapshot, *, as_json: boo
     if as_json:
         print_json({"sessionId": session_id, "offset": snapshot.offset, "messages": snapshot.messages})
     else:
-        click.echo(b"\n".join(_legible(_described(item)) for item in snapshot.messages), nl=False)
+        click.echo(b"\n".join(legible(_described(item)) for item in snapshot.messages), nl=False)
 
 
 def print_result(result: dict[str, Any], *, as_json: bool) -> None:
@@ -188,7 +188,7 @@ def print_verdict(verdict: verification.Verdict, *, as_json: bool) -> None:
         f"offset {verdict.offset}"
     )
     for difference in verdict.differences:
-        click.echo(_legible(f"  {difference}"), nl=False)
+        click.echo(legible(f"  {difference}"), nl=False)
 
 
 def print_json(value: Any) -> None:
@@ -228,7 +228,7 @@ def _part_text(part: Any) -> str:
     return encode(part).decode()
 
 
-def _legible(text: str) -> bytes:
+def legible(text: str) -> bytes:
     """As it may go to a terminal: what a model or a user wrote must not steer it."""
     shown = "".join(
         character if character in "\n\t" or character.isprintable() else "\N{REPLACEMENT CHARACTER}"

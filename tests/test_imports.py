@@ -55,7 +55,7 @@ WALLS = [
     Wall(
         "broker",
         ours=("broker", "consumer.wire", "consumer.archive", "consumer.fold", "consumer.session", "consumer.plain"),
-        doors=("broker.cli", "broker.terminal", "broker.demo"),
+        doors=("broker.cli", "broker.terminal", "broker.demo", "broker.doctor.command"),
     ),
     Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=(*CLIENT_LIBRARIES, "h11", "websockets")),
     Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES, doors=("consumer.materialize.postgres",)),

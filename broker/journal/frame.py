@@ -111,10 +111,15 @@ def frame_at(data: memoryview, at: int, salt: int, *, verified: bool = True) -> 
 
 def frames_beyond(data: memoryview, at: int, salt: int) -> Iterator[Frame]:
     """Every whole frame behind `at`, wherever it begins."""
-    text = bytes(data[at:])
+    return (frame for frame in frames_claimed(data, at, len(data)) if frame_at(data, frame.at, salt) is not None)
+
+
+def frames_claimed(data: memoryview, at: int, end: int) -> Iterator[Frame]:
+    """What begins like a frame in [at, end), whether its checksum matches or not."""
+    text = bytes(data[at : end + len(_FRAME_MAGIC) - 1])
     found = text.find(_FRAME_MAGIC)
     while found >= 0:
-        frame = frame_at(data, at + found, salt)
+        frame = frame_at(data, at + found, 0, verified=False)
         if frame is not None:
             yield frame
         found = text.find(_FRAME_MAGIC, found + 1)
@@ -122,9 +127,8 @@ def frames_beyond(data: memoryview, at: int, salt: int) -> Iterator[Frame]:
 
 def commit_of(data: memoryview, frame: Frame) -> Commit:
     """The commit in `frame`. Raises Damaged or NewerFormat, both naming the index."""
-    body = bytes(data[frame.at + _NUMBERS_BYTES : frame.end])
     try:
-        entries = [entries_form.decode(part) for part in _parts(body, frame.count)]
+        entries = [entries_form.decode(part) for part in encoded_entries(data, frame)]
     except entries_form.UnknownFormat as error:
         raise NewerFormat(
             f"journal: commit at index {frame.first_index}: {error}",
@@ -135,8 +139,10 @@ def commit_of(data: memoryview, frame: Frame) -> Commit:
     return Commit(frame.first_index, frame.time_ms, entries)
 
 
-def _parts(body: bytes, count: int) -> Iterator[bytes]:
-    cut = count * 4
+def encoded_entries(data: memoryview, frame: Frame) -> Iterator[bytes]:
+    """The bytes of the entries in `frame`, one by one. Raises ValueError for a frame that was not verified."""
+    body = bytes(data[frame.at + _NUMBERS_BYTES : frame.end])
+    cut = frame.count * 4
     for length in unpack_lengths(body[:cut]):
         yield body[cut : cut + length]
         cut += length

@@ -120,19 +120,26 @@ class Segments:
         what lies behind the last whole one is written over.
         """
         make_folder(self._folder)
-        self._segments = [self._segment(path) for path in sorted(self._folder.glob("*.log"))]
-        self._check_begin(applied_index)
-        for segment, after in zip_longest(self._segments, self._segments[1:]):
-            self._scan(segment, after, applied_index)
-        last_index = max(applied_index, self._current.next_index - 1) if self._segments else applied_index
+        last_index = self.look(applied_index)
         if self._segments and self._current.next_index == last_index + 1:
             self._open_current()
         else:
             self._add(last_index + 1, 0)
         return last_index, self._time_ms
 
+    def look(self, applied_index: int) -> int:
+        """What `open` finds, without a change to anything; the highest index ever given. `commits` may follow.
+
+        Raises Damaged, NewerFormat and OSError.
+        """
+        self._segments = [self._segment(path) for path in sorted(self._folder.glob("*.log"))]
+        self._check_begin(applied_index)
+        for segment, after in zip_longest(self._segments, self._segments[1:]):
+            self._scan(segment, after, applied_index)
+        return max(applied_index, self._current.next_index - 1) if self._segments else applied_index
+
     def _segment(self, path: Path) -> Segment:
-        with _mapped(path) as data:
+        with mapped(path) as data:
             header = decode_header(data, path.name)
         if header.uuid != self._uuid:
             raise Damaged(f"{path.name} belongs to another store", "restore the folder from a backup")
@@ -154,7 +161,7 @@ class Segments:
             segment.next_index = after.header.first_index  # the store has all of it, whatever it looks like
             return
         closed = False
-        with _mapped(segment.path) as data:
+        with mapped(segment.path) as data:
             for frame in _frames(data, segment.header, applied_index):
                 closed = not frame.count
                 self._time_ms = frame.time_ms
@@ -172,7 +179,7 @@ class Segments:
         for segment in list(self._segments):
             if segment.next_index <= index:
                 continue
-            with _mapped(segment.path) as data:
+            with mapped(segment.path) as data:
                 for frame in _frames(data, segment.header, index - 1):
                     if frame.next_index > index and frame.count:
                         yield _from(index, commit_of(data, frame))
@@ -329,7 +336,7 @@ def _from(index: int, commit: Commit) -> Commit:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
+def mapped(path: Path) -> Iterator[memoryview]:
     """The bytes of a file, without having all of them in memory."""
     with FileIO(path) as file:
         if not os.fstat(file.fileno()).st_size:  # nothing can be mapped
