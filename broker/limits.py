@@ -125,6 +125,8 @@ ROWS_MAX: Final = 100_000
 PAST_ROWS_MAX: Final = 1_000
 """Of these, rows of generations that have ended and of messages. With its 64 receipts one takes 10 KiB, and whoever
 sends a batch again does so soon: what is older is read from the store when somebody asks."""
+DOUBTFUL_PATHS_MAX: Final = 10_000
+"""Paths of which the last entry changed nothing. Forgetting them costs a write to the journal each, and no more."""
 PROPOSER_IDLE_MS: Final = 24 * 3600 * 1000
 """How long a silent proposer is remembered; its stragglers cannot live longer in any journal's client."""
 

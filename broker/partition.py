@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from heapq import nlargest
@@ -86,6 +86,7 @@ _TO_ONE_LIFE = frozenset(
         Kind.STOP,
     }
 )
+_IN_MASSES = frozenset({Kind.APPEND, Kind.CHUNKS})
 _force = msgspec.structs.force_setattr
 
 
@@ -177,11 +178,10 @@ class Partition:
         self.durability = journal.durability.value
         """What an acknowledgement of this engine promises."""
 
-        self._journal = journal
+        self._journal, self._is_alone = journal, journal.lone_proposer
         self._store = store
         self._checkpoint_interval_s = checkpoint_interval_s
-        self._checkpoint_bytes = checkpoint_bytes
-        self._checkpoint_bytes_max = checkpoint_bytes_max
+        self._checkpoint_bytes, self._checkpoint_bytes_max = checkpoint_bytes, checkpoint_bytes_max
 
         self._create_future: Callable[[], asyncio.Future[Outcome]]
         self._boot, self._proposal = int.from_bytes(os.urandom(8), "big") >> 1, 0
@@ -199,9 +199,10 @@ class Partition:
         self._in_flight_bytes = 0  # proposed and not yet applied
 
         self._waiting: dict[int, _Proposal] = {}
-        self._pending_keys: defaultdict[Key, int] = defaultdict(int)  # of entries proposed and not yet applied
+        self._pending_keys: dict[Key, int] = {}  # of entries proposed and not yet applied
         self._inbox: list[Commit | Refused] = []
         self._watches = Watches()
+        self._doubtful: set[str] = set()  # paths of which the last entry changed nothing, or could not be written
         self._needed = (self._pending_keys, self._watches)  # whose rows must stay in memory
         self._tasks: set[asyncio.Task[None]] = set()
         self._touching: set[str] = set()
@@ -350,20 +351,24 @@ class Partition:
             raise EngineStopped(str(self.failure))
         entry_keys = keys(entry)
         self._stamp(entry)
-        answer = self._answer_early(entry, entry_keys)
-        if answer is not None:
-            waiter.set_result(answer)
-            return
         proposal = _Proposal(waiter, entry_keys, len(entry.body) + ENTRY_BYTES)
-        if self._journal.lone_proposer:
+        if self._is_alone:
+            answer = self._answer_early(entry, entry_keys) if self._is_doubtful(entry) else None
+            if answer is not None:
+                waiter.set_result(answer)
+                return
             self._journal.propose(entry)
         else:
             self._propose_among_others(proposal, entry)
         self._waiting[entry.proposal] = proposal
         self._in_flight_bytes += proposal.size
+        held, pending = self._rows.held, self._pending_keys
+        is_here = True
         for key in entry_keys:
-            self._pending_keys[key] += 1
-        self._prefetch(entry_keys)
+            pending[key] = pending.get(key, 0) + 1
+            is_here = is_here and key in held
+        if not is_here:  # load them while the commit that needs them is under way
+            self._spawn(self._rows.load(entry_keys))
 
     def _propose_among_others(self, proposal: _Proposal, entry: Entry) -> None:
         """Propose a write as one to the life that is seen here, once that has been loaded.
@@ -406,13 +411,18 @@ class Partition:
         if entry.kind in _NEEDS_CHANCE and not entry.nonce:
             _force(entry, "nonce", int.from_bytes(os.urandom(8), "big") >> 1 or 1)
 
+    def _is_doubtful(self, entry: Entry) -> bool:
+        """Whether it is worth a look, before it is written, if the entry changes anything at all.
+
+        What comes in masses mostly does; where the last one did not, the next one may well be another copy of it.
+        """
+        return entry.kind not in _IN_MASSES or entry.path in self._doubtful
+
     def _answer_early(self, entry: Entry, entry_keys: list[Key]) -> Outcome | None:
         """A refusal or a duplicate that is certain already need not fill the journal.
 
-        Certain: only this process proposes, and nothing that waits touches a row that this entry needs.
+        Certain: this process is alone in proposing, and nothing that waits touches a row that this entry needs.
         """
-        if not self._journal.lone_proposer:
-            return None
         rows, pending = self._rows.held, self._pending_keys
         for key in entry_keys:
             if key not in rows or key in pending:
@@ -482,7 +492,7 @@ class Partition:
 
         Once what a checkpoint has in hand is stored there is room again: unlike `has_room` this must not need more.
         """
-        return not self._journal.lone_proposer and self._unstored_bytes >= 2 * self._checkpoint_bytes_max
+        return not self._is_alone and self._unstored_bytes >= 2 * self._checkpoint_bytes_max
 
     async def _store_and_go_on(self) -> None:
         while self._is_ahead() and self.failure is None:
@@ -502,6 +512,7 @@ class Partition:
 
     def _refuse(self, refused: Refused) -> None:
         for entry in refused.entries:
+            self._doubt(entry.path)
             proposal = self._take(entry)
             if proposal is not None and not proposal.waiter.done():
                 proposal.waiter.set_exception(refused.error)
@@ -542,7 +553,7 @@ class Partition:
                     proposal.waiter.set_result(outcome)
             outcomes.append(outcome)
             index += 1
-        if not self._journal.lone_proposer:
+        if not self._is_alone:
             self._journal.applied(commit, outcomes)
             for proposal, entry in stale:
                 self.propose_for(proposal.waiter, msgspec.structs.replace(entry, incarnation=ANY))
@@ -566,16 +577,25 @@ class Partition:
 
     def _count(self, entry: Entry, outcome: Outcome) -> None:
         self.counts.outcomes[entry.kind, outcome.code or outcome.result] += 1
+        if not outcome.changed:
+            self._doubt(entry.path)
+        elif self._doubtful:
+            self._doubtful.discard(entry.path)
         if outcome.code is Code.TOO_MANY_PRODUCERS:
             self.crowded.add(entry.path)
 
+    def _doubt(self, path: str) -> None:
+        if len(self._doubtful) >= limits.DOUBTFUL_PATHS_MAX:
+            self._doubtful.clear()
+        self._doubtful.add(path)
+
     def _install(self, changes: Changes) -> None:
-        for path, life in changes.ended:
+        puts, ended = changes.puts, changes.ended
+        for path, life in ended:
             self._end(path, life)
         for path, incarnation, page in changes.appended:
             self._append(path, incarnation, page)
-        puts = changes.puts
-        for path, life in changes.ended:
+        for path, life in ended:
             self._note_orphan(path, life)
         self._rows.install(puts)
         self._unstored_bytes += ENTRY_BYTES
@@ -657,13 +677,6 @@ class Partition:
         self._in_flight_bytes = 0
 
     # -- rows --------------------------------------------------------------------------------------------------------
-
-    def _prefetch(self, wanted: list[Key]) -> None:
-        """Load rows while the commit that needs them is under way."""
-        for key in wanted:
-            if key not in self._rows.held:
-                self._spawn(self._rows.load(wanted))
-                return
 
     async def _row(self, key: Key) -> Row | None:
         held = self._rows.held

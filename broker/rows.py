@@ -10,6 +10,8 @@ from broker.core.state import Generation, Key, Message, Row
 
 Load = Callable[[Iterable[Key]], Awaitable[dict[Key, Row | None]]]
 
+_PAST = (Generation, Message)  # a union would be built anew by each look
+
 
 class Rows:
     """What is here counts; what is not here, the store knows best.
@@ -51,7 +53,8 @@ class Rows:
             try:
                 loaded = await self._load(mine)
                 for key in mine:
-                    self._hold(key, self.held.get(key, loaded[key]))
+                    row = self.held.setdefault(key, loaded[key])
+                    self._note_past(key, row)
             finally:
                 for key in mine:
                     del self._loading[key]
@@ -61,16 +64,16 @@ class Rows:
 
     def install(self, changed: Mapping[Key, Row | None]) -> None:
         """Rows as an entry has made them."""
-        for key, row in changed.items():
-            self._hold(key, row)
+        self.held.update(changed)
         self._fresh.update(changed)
+        for key, row in changed.items():
+            self._note_past(key, row)
 
-    def _hold(self, key: Key, row: Row | None) -> None:
-        self.held[key] = row
-        if isinstance(row, Generation | Message):
+    def _note_past(self, key: Key, row: Row | None) -> None:
+        if isinstance(row, _PAST):
             self._past[key] = None
-        else:
-            self._past.pop(key, None)
+        elif key in self._past:
+            del self._past[key]
 
     def unstored(self) -> list[tuple[Key, Row | None]]:
         """Rows that the store does not have as they are; of one that changed again, what it was comes first."""

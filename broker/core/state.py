@@ -349,25 +349,24 @@ def owned_prefixes(path: str) -> tuple[Key, ...]:
     return tuple(b"%b%b\0" % (letter, path.encode()) for letter in (b"p", b"g", b"m"))
 
 
-class Changes:
+class Changes(msgspec.Struct, gc=False):
     """What one entry changes: computed on top of `rows`, installed as a whole or not at all.
 
     `rows` must hold every key that `apply.keys` names; None stands for a row that does not exist.
     """
 
-    __slots__ = ("_rows", "appended", "ended", "puts")
-
-    def __init__(self, rows: Mapping[Key, Row | None]) -> None:
-        self._rows = rows
-        self.puts: dict[Key, Row | None] = {}
-        self.appended: list[tuple[str, int, Page]] = []  # (path, incarnation, records)
-        self.ended: list[tuple[str, int]] = []  # lives that are over: (path, incarnation or birth)
+    rows: Mapping[Key, Row | None]
+    puts: dict[Key, Row | None] = {}
+    appended: list[tuple[str, int, Page]] = []
+    """(path, incarnation, records)"""
+    ended: list[tuple[str, int]] = []
+    """Lives that are over: (path, incarnation or birth)."""
 
     def get(self, key: Key) -> Row | None:
         """The row as this entry sees it. Raises KeyError for a key that was not loaded: a bug in `apply.keys`."""
         if key in self.puts:
             return self.puts[key]
-        return self._rows[key]
+        return self.rows[key]
 
     def put(self, key: Key, row: Row | None) -> None:
         """Set a row; None removes it."""

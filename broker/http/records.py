@@ -24,6 +24,7 @@ _value = msgspec.json.Decoder(msgspec.Raw)
 # One whole escape, so that the `u` behind an escaped backslash is not taken for the start of one.
 _ESCAPE: Final = re.compile(rb"\\(?:u([dD][89a-fA-F][0-9a-fA-F]{2})|.)")
 _STRING: Final = re.compile(rb'"(?:[^"\\]+|\\.)*"')
+_BRACKET: Final = b"["[0]
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEP_OF_BRACKET: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
@@ -37,14 +38,16 @@ def split(body: bytes) -> tuple[bytes, bytes]:
     if not body.isascii():
         _require_utf8(body)
     records = _records(body)
-    if len(records) > limits.BATCH_RECORDS_MAX:
+    count = len(records)
+    if count > limits.BATCH_RECORDS_MAX:
         raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_RECORDS_MAX} records")
     lengths = list(map(len, records))
-    if lengths and max(lengths) > 2 * limits.JSON_DEPTH_MAX:  # what is shorter cannot be nested too deeply
+    if count and max(lengths) > 2 * limits.JSON_DEPTH_MAX:  # what is shorter cannot be nested too deeply
         _require_shallow(records)
     # An array as machines write it, without white space, is its records and what stands around and between them.
-    compact = len(body) == sum(lengths) + len(lengths) + 1 and body.startswith(b"[")
-    return pack_lengths(lengths), body[1:-1] if compact else b",".join(records)
+    if len(body) == sum(lengths) + count + 1 and body[0] == _BRACKET:
+        return pack_lengths(lengths), body[1:-1]
+    return pack_lengths(lengths), b",".join(records)
 
 
 def _records(body: bytes) -> list[msgspec.Raw] | list[bytes]:
@@ -67,7 +70,7 @@ def _records(body: bytes) -> list[msgspec.Raw] | list[bytes]:
 
 
 def _decode(body: bytes) -> list[msgspec.Raw]:
-    if body.lstrip(b" \t\r\n").startswith(b"["):
+    if body[:1] == b"[" or body.lstrip(b" \t\r\n")[:1] == b"[":
         return _array.decode(body)
     return [_value.decode(body)]
 

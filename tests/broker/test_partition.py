@@ -322,18 +322,42 @@ async def test_unknown_fate_of_a_commit_stops_the_engine() -> None:
 # -- answers without the journal -------------------------------------------------------------------------------------
 
 
-async def test_certain_refusal_or_duplicate_does_not_fill_the_journal() -> None:
-    """CORE 4: this process is the only proposer, and nothing that waits shares a key with it."""
+async def test_refusals_and_duplicates_that_follow_one_do_not_fill_the_journal() -> None:
+    """This process is the only proposer, and nothing that waits shares a key with them: so they are certain."""
     journal = HeldJournal()
     async with opened(journal) as partition:
         await partition.propose(create())
         await partition.propose(append(b"1", producer=("p", 0, 0)))
+        assert (await partition.propose(append(b"1", producer=("p", 0, 0)))).result is Result.DUPLICATE
+        assert partition.counts.answered_without_journal == 0, "appends in general are written as they come"
         journal.held = True
         duplicate = await partition.propose(append(b"1", producer=("p", 0, 0)))
         gap = await partition.propose(append(b"3", producer=("p", 0, 2)))
         assert (duplicate.result, duplicate.next_position, gap.code) == (Result.DUPLICATE, 1, Code.SEQ_GAP)
         assert journal.waiting == []
         assert partition.counts.answered_without_journal == 2
+
+        accepted = partition.propose_nowait(append(b"2", producer=("p", 0, 1)))
+        journal.commit()
+        assert (await accepted).result is Result.ACCEPTED
+        copy = partition.propose_nowait(append(b"2", producer=("p", 0, 1)))
+        assert await blocked(copy), "all is well again"
+        journal.commit()
+        assert (await copy).result is Result.DUPLICATE
+
+
+async def test_copy_of_what_a_full_disk_refused_is_answered_although_the_disk_is_full() -> None:
+    """What it asks for is durable: its producer must not hear 503 for ever."""
+    journal = HeldJournal()
+    async with opened(journal) as partition:
+        await partition.propose(create())
+        await partition.propose(append(b"1", producer=("p", 0, 0)))
+        journal.held = True
+        copy = partition.propose_nowait(append(b"1", producer=("p", 0, 0)))
+        journal.refuse(Unavailable("the disk is full"))
+        with pytest.raises(Unavailable):
+            await copy
+        assert (await partition.propose(append(b"1", producer=("p", 0, 0)))).result is Result.DUPLICATE
 
 
 async def test_refusal_waits_its_turn_while_an_entry_for_the_same_row_is_pending() -> None:
