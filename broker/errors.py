@@ -40,9 +40,14 @@ class OutcomeUnknown(BrokerError):
 class EngineStopped(OutcomeUnknown):
     """The engine acknowledges nothing any more (a failed fsync, a bug in apply). It never resumes by itself."""
 
+    spoils_reads: bool = False
+    """Whether what was applied before is not to be shown any more either."""
+
 
 class Diverged(EngineStopped):
     """Two replicas made different states of the same log. The store of this one is not to be used any more."""
+
+    spoils_reads = True
 
 
 class StartError(BrokerError):

@@ -157,6 +157,9 @@ LAG_S_MAX: Final = 10.0
 the same time."""
 AUDIT_S: Final = 10.0
 """How often replicas of a partition that changes compare what they have made of it."""
+DISPUTE_S: Final = 3.0
+"""From an audit that does not agree until it is judged who is wrong: time for every node to say what it has, one that
+is held up for a while too, and few acknowledgements of whoever is wrong."""
 CHAINS_KEPT: Final = 8_192
 """Records behind the newest one that an audit may speak of: some seconds at full speed."""
 

@@ -679,8 +679,14 @@ class Partition:
     # -- rows --------------------------------------------------------------------------------------------------------
 
     async def _row(self, key: Key) -> Row | None:
+        self._require_sound()
         held = self._rows.held
         return held[key] if key in held else await self._rows.get(key, self._needed)
+
+    def _require_sound(self) -> None:
+        """Raise EngineStopped when what was applied here is not what the log makes."""
+        if isinstance(self.failure, EngineStopped) and self.failure.spoils_reads:
+            raise EngineStopped(str(self.failure))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -706,6 +712,7 @@ class Partition:
         One that moves meanwhile may be missing; `recent` has it.
         """
         below = (2**63 - 1, b"\xff") if before is None else (before[0], session_key(before[1]))
+        self._require_sound()
         unstored = {key: row for key, row in self._rows.unstored() if key[:1] == b"S"}
         fresh = [(row.active_ms, key) for key, row in unstored.items() if isinstance(row, Session)]
         found = nlargest(limit, (each for each in fresh if each < below))

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, EngineStopped
 from broker.http.problems import BadRequest, Form, answer_bad_request, answer_broker_error, answer_bug, answer_with
 from broker.http.request import (
     ClientLeft,
@@ -79,7 +79,7 @@ class Endpoint:
             # A reader that takes nothing holds `send` up for ever: it is given up.
             async with asyncio.timeout(self._live_s_max), aclosing(response.chunks):
                 await unless_client_leaves(send_live(send, response, request_id), receive)
-        except (ClientLeft, CutOff, TimeoutError):
+        except (ClientLeft, CutOff, TimeoutError, EngineStopped):
             return
         except Exception:
             self._traffic.bugs += 1

@@ -15,10 +15,10 @@ import logging
 import os
 import random
 import struct
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -36,6 +36,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.journal import Commit, Refused
+from broker.journal.audits import Audits
 from broker.journal.clock import Milliseconds, monotonic_ms
 from broker.journal.cluster_record import Audit, Envelope, Mark, Meta, decode, decode_mark, encode, encode_mark
 from broker.journal.cluster_writer import RecordWriter
@@ -63,7 +64,7 @@ class Counts:
         self.void = 0  # late or double copies
         self.foreign = 0  # somebody else's
         self.audits = 0  # that agreed
-        self.audits_passed_over = 0  # that did not, and whose writers are wrong
+        self.audits_passed_over = 0  # that did not, and whose writers were outvoted, or by the log itself
 
 
 class _Taken(NamedTuple):
@@ -109,7 +110,7 @@ class ClusterJournal:
         self._time_seen_ms = 0  # when that was, by the monotonic clock
         self._told_ms = 0  # the latest that `now_ms` has said
         self._chain = b""  # of hashes, over all outcomes before _position
-        self._chains: OrderedDict[int, bytes] = OrderedDict()  # by position, those of late
+        self._audits = Audits(self._boot)
         self._audited_chain = b""  # that of the last audit read, whoever wrote it
         self._audit_due = 0.0
         self._proposers = Proposers()
@@ -268,7 +269,8 @@ class ClusterJournal:
         self._behind.rise(mark.position)
         self._time_ms = max(self._time_ms, mark.time_ms)
         self._proposers = Proposers(mark.proposers)
-        self._chains[mark.position] = self._audited_chain = mark.chain
+        self._audited_chain = mark.chain
+        self._audits.note(mark.position, mark.chain)
         self._check_partitions(mark.meta)
 
     async def _written_end(self, said_end: int) -> int:
@@ -347,7 +349,7 @@ class ClusterJournal:
             # A copy of this node's store was started while this process lives: what it writes is void from here on.
             raise EngineStopped("another process began with a copy of this one's store, and took its place")
         if envelope.audit is not None:
-            self._compare(envelope.audit)
+            self._compare(envelope.boot, envelope.audit)
         own = self._writer.seen(envelope.number) if envelope.boot == self._boot else []
         if not envelope.entries:
             return _Taken(record, envelope, None)
@@ -364,13 +366,12 @@ class ClusterJournal:
             self._proposers.note(envelope.boot, envelope.number, self._time_ms)
         if envelope.retired:
             self._proposers.retire(envelope.retired, self._time_ms)
+            self._audits.retire(envelope.retired)
         if taken.commit is not None:
             self._index += len(taken.commit.entries)
             self._chain = _chained(self._chain, taken.record.position, taken.commit, outcomes)
         self._position = taken.record.position + 1
-        self._chains[self._position] = self._chain
-        if len(self._chains) > limits.CHAINS_KEPT:
-            self._chains.popitem(last=False)
+        self._audits.note(self._position, self._chain)
         self._went_on.set()
         self._writer.look_idle()
         self._behind.rise(self._position)
@@ -408,23 +409,40 @@ class ClusterJournal:
 
     # -- audits ------------------------------------------------------------------------------------------------------
 
-    def _compare(self, audit: Audit) -> None:
-        """Hold another replica's chain against ours. Raises Diverged."""
+    def _compare(self, boot: int, audit: Audit) -> None:
+        """Hold a replica's chain against ours. Raises Diverged."""
         self._put_audit_off()
         self._audited_chain = audit.chain
-        ours = self._chains.get(audit.position)
-        is_equal = audit.log_uuid == self._meta.log_uuid and ours in (None, audit.chain)
-        if not is_equal and self._is_made_anew and self._position < self._replay_end:
+        is_ours = audit.log_uuid == self._meta.log_uuid
+        is_equal = self._audits.hear(boot, audit.position, audit.chain) if is_ours else False
+        if is_equal:
+            self.counts.audits += 1
+        elif is_equal is not None and self._is_made_anew and self._position < self._replay_end:
             # What this node has, it has from the log itself: the other one was wrong, and is gone or is told by ours.
             # Nobody could ever get past its record otherwise.
-            self.counts.audits_passed_over += 1
-            log.error("a node made something else of the log before position %d than it says", audit.position)
-        elif audit.log_uuid != self._meta.log_uuid:
+            self._pass_over(audit.position)
+        elif not is_ours:
             self._diverge("a record speaks of another log: the topic was deleted and made anew")
-        elif ours is not None and ours != audit.chain:
-            self._diverge(f"another node made something else of the log before position {audit.position}")
-        else:
-            self.counts.audits += ours is not None
+        elif is_equal is not None:
+            self._dispute(audit.position)
+
+    def _dispute(self, position: int) -> None:
+        """Somebody has made something else of the log: ask all who are there."""
+        chain = self._audits.dispute(position, asyncio.get_running_loop().time() + limits.DISPUTE_S)
+        if chain is not None:
+            log.error("DISPUTED: what the log makes before position %d; every node is asked", position)
+            self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, position, chain)))
+
+    def _judge(self) -> None:
+        """Raises Diverged when this node is not among the most."""
+        for verdict in self._audits.verdicts(asyncio.get_running_loop().time()):
+            if verdict.is_wrong:
+                self._diverge(f"most nodes made something else of the log before position {verdict.position}")
+            self._pass_over(verdict.position)
+
+    def _pass_over(self, position: int) -> None:
+        self.counts.audits_passed_over += 1
+        log.error("a node made something else of the log before position %d than it says", position)
 
     def _look_for_missed(self) -> None:
         """Before the log has grown over what it lost, and looks whole again. Raises Diverged."""
@@ -434,7 +452,7 @@ class ClusterJournal:
                 " this store is in use elsewhere"
             )
 
-    def _diverge(self, reason: str) -> None:
+    def _diverge(self, reason: str) -> NoReturn:
         log.critical("DIVERGED: %s; the store of this node is not to be used any more", reason)
         self._quarantine(reason)
         raise Diverged(reason)
@@ -450,6 +468,7 @@ class ClusterJournal:
             await asyncio.sleep(TICK_S)
             self._writer.give_up()
             self._look_for_missed()
+            self._judge()
             if asyncio.get_running_loop().time() >= self._audit_due and self._chain != self._audited_chain:
                 self._put_audit_off()
                 self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, self._position, self._chain)))

@@ -26,6 +26,8 @@ class LogRecord(NamedTuple):
 class LogLost(EngineStopped):
     """The log no longer has what comes next: it was trimmed, truncated or made anew under a reader."""
 
+    spoils_reads = True
+
 
 class SharedLog(Protocol):
     """The port. One owner: a journal, in one event loop."""

@@ -19,7 +19,7 @@ from broker.core.entry import Entry, Kind
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, json_page
 from broker.core.state import Key, Row
-from broker.errors import EngineStopped, Overloaded, Unavailable
+from broker.errors import Diverged, EngineStopped, Overloaded, Unavailable
 from broker.journal import Commit, Refused
 from broker.journal.memory import MemoryJournal
 from broker.partition import Partition
@@ -317,6 +317,17 @@ async def test_unknown_fate_of_a_commit_stops_the_engine() -> None:
         assert not partition.healthy
         with pytest.raises(EngineStopped):
             await partition.propose(create())
+
+
+async def test_what_may_not_be_what_the_log_makes_is_not_shown_any_more() -> None:
+    """It would be wrong, and look right; another node has it."""
+    journal = HeldJournal()
+    async with opened(journal) as partition:
+        await partition.propose(create())
+        journal.stop(Diverged("most nodes made something else of the log"))
+        for asked in (partition.stream(PATH), partition.session(PATH), partition.sessions(None, 1)):
+            with pytest.raises(EngineStopped, match="most nodes"):
+                await asked
 
 
 # -- answers without the journal -------------------------------------------------------------------------------------

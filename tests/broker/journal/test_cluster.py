@@ -71,6 +71,10 @@ async def nodes(
             await node.journal.aclose()
 
 
+async def until_stopped(node: Node) -> None:
+    await node.heard.until(lambda: node.heard.stopped)
+
+
 async def settled(node: Node) -> None:
     """Wait until nothing of this node is under way."""
     await asyncio.wait_for(node.journal._writer.idle(), 10)  # noqa: SLF001 -- nothing tells a caller that nothing happens
@@ -408,14 +412,50 @@ async def test_nodes_that_agree_find_that_in_each_others_audits(entry: MakeEntry
         assert not two.heard.stopped
 
 
-async def test_node_that_made_something_else_of_the_log_stops_and_its_store_is_set_aside(entry: MakeEntry) -> None:
-    async with nodes(2, audit_s=0.2) as (one, two):
+async def test_node_that_made_something_else_of_the_log_stops_and_the_others_go_on(
+    entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KAFKA.md A5. Its store is set aside; whoever read its audit does not know yet who of the two is wrong."""
+    monkeypatch.setattr("broker.limits.DISPUTE_S", 0.3)
+    records = Records()
+    async with nodes(3, records, audit_s=0.2) as (one, two, three):
+        index, mark = one.index, one.journal.mark()
         two.makes = Outcome(Result.DUPLICATE)
         one.journal.propose(entry(1))
-        await two.heard.until_entries(1)
         await two.heard.until(lambda: two.heard.stopped)
         assert isinstance(two.heard.stopped[0], Diverged)
         assert two.quarantined
+
+        async def is_judged() -> bool:
+            return bool(one.journal.counts.audits_passed_over and three.journal.counts.audits_passed_over)
+
+        await eventually(is_judged)
+        one.journal.propose(entry(2))
+        await three.heard.until_entries(2)
+        await asyncio.sleep(0.5)  # whatever would stop them has its time
+        assert not one.heard.stopped
+        assert not three.heard.stopped
+    again = Node(records)
+    await again.start(index, mark)  # it reads of the dispute, and was not there
+    try:
+        again.journal.propose(entry(3))
+        await again.heard.until_entries(3)
+        await asyncio.sleep(0.6)
+        assert not again.heard.stopped
+    finally:
+        await again.journal.aclose()
+
+
+async def test_two_nodes_that_differ_both_begin_anew(entry: MakeEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell which of them is wrong but the log."""
+    monkeypatch.setattr("broker.limits.DISPUTE_S", 0.3)
+    async with nodes(2, audit_s=0.2) as (one, two):
+        two.makes = Outcome(Result.DUPLICATE)
+        one.journal.propose(entry(1))
+        for node in (one, two):
+            await until_stopped(node)
+            assert isinstance(node.heard.stopped[0], Diverged)
+            assert node.quarantined
 
 
 async def test_wrong_audit_stops_nobody_who_has_made_all_anew_from_the_log(entry: MakeEntry) -> None:
