@@ -1,6 +1,6 @@
 # Every target sets up what it needs first (deploy/setup), so each of them works in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench crash crash-kafka vectors lock clean run-ready test-ready
+.PHONY: help demo test check bench crash crash-kafka vectors lock clean run-ready test-ready bench-ready
 BIN := .venv/bin
 
 help: ## say what there is
@@ -25,8 +25,8 @@ vectors: test-ready ## fold every vector file found in DIR and compare
 	@test -n "$(DIR)" || { echo 'usage: make vectors DIR=folder-of-vectors' >&2; exit 2; }
 	@$(BIN)/python -m tests.vectors $(DIR)
 
-bench: test-ready ## measure; every number beside a floor from the same run
-	@$(BIN)/python -m benchmarks
+bench: bench-ready ## measure everything beside its peers: about 20 minutes; QUICK=1: about 10; REPORT=folder
+	@$(BIN)/streamfold bench all $(if $(QUICK),--quick) $(if $(REPORT),--report $(REPORT))
 
 crash: test-ready ## kill the broker KILLS times (default 1000) and audit what is left
 	$(BIN)/pytest tests/faults --kills $(or $(KILLS),1000)
@@ -45,7 +45,7 @@ lock: run-ready ## renew both locks from pyproject.toml
 
 clean: ## remove everything that was made here
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
-	rm -rf tests/conformance/node_modules tests/e2e/clients/node_modules tests/e2e/chat/node_modules
+	rm -rf tests/conformance/node_modules tests/e2e/clients/node_modules tests/e2e/chat/node_modules benchmarks/peers/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 run-ready:
@@ -53,3 +53,6 @@ run-ready:
 
 test-ready:
 	@deploy/setup --test
+
+bench-ready:
+	@deploy/setup --bench

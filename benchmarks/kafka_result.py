@@ -12,7 +12,7 @@ from typing import Final
 import matplotlib as mpl
 import msgspec
 
-from benchmarks import report
+from benchmarks import results
 from benchmarks.scenario import Measured
 
 FLOOR: Final = 2.0
@@ -116,7 +116,7 @@ def told(result: Result) -> str:
     if result.failovers:
         parts.append(_of_failovers(result.failovers))
     others_busy = [result.turns.others_busy, *(one.others_busy for each in result.carried for one in each.rounds)]
-    if max(others_busy) >= report.DISTURBED:
+    if max(others_busy) >= results.DISTURBED:
         parts.append(
             f"Disturbed: others used {median(others_busy):.0%} of a core, up to {max(others_busy):.0%}: only a hint."
         )

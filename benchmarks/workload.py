@@ -6,7 +6,7 @@ that afterwards each batch can be told from every other: one that is lost, doubl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from typing import Final, Protocol
 
@@ -48,6 +48,12 @@ class Batches:
 def batch(number: int, chunks: int) -> bytes:
     """The body of a batch."""
     return b"[%b]" % b",".join([NUMBERED % number, *(CHUNK,) * (chunks - 1)])
+
+
+def create_streams(port: int, targets: Iterable[str]) -> None:
+    """Make JSON streams. Raises Invalid when one is refused."""
+    for target in targets:
+        _call(port, "PUT", target)
 
 
 class Workload(Protocol):

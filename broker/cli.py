@@ -46,9 +46,10 @@ EXIT_INTERRUPTED: Final = 130
 class _Lazy(click.Command):
     """A command that lives in a module of its own, under its own name; it is loaded when it is run."""
 
-    def __init__(self, name: str, module: str, short_help: str) -> None:
+    def __init__(self, name: str, module: str, short_help: str, needs: str = "streamfold[server]") -> None:
         super().__init__(name, short_help=short_help)
         self._module = module
+        self._needs = needs
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -59,7 +60,7 @@ class _Lazy(click.Command):
         try:
             command = getattr(import_module(self._module), str(self.name))
         except ModuleNotFoundError as error:
-            raise click.ClickException(f"{error}; `streamfold {self.name}` needs streamfold[server]") from error
+            raise click.ClickException(f"{error}; `streamfold {self.name}` needs {self._needs}") from error
         assert isinstance(command, click.Command)
         return command
 
@@ -107,6 +108,9 @@ main.add_command(_Lazy("serve", "broker.serve", "Run a broker until SIGTERM or C
 main.add_command(_Lazy("doctor", "broker.doctor.command", "Say what is whole in a data folder, and what helps."))
 main.add_command(_Lazy("materialize", "consumer.materialize.command", "Keep sessions as rows in a database of yours."))
 main.add_command(_Lazy("demo", "broker.demo", "Watch answers survive a killed broker and a dropped reader."))
+main.add_command(
+    _Lazy("bench", "benchmarks.command", "Measure the broker.", needs="a checkout of the project: deploy/setup --test")
+)
 
 _url = click.option("--url", type=_Url(), default=URL_DEFAULT, envvar="STREAMFOLD_URL", help="The broker.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-NODE_PROJECTS = ("tests/conformance", "tests/e2e/clients", "tests/e2e/chat")
+NODE_PROJECTS = ("tests/conformance", "tests/e2e/clients", "tests/e2e/chat", "benchmarks/peers")
 LOCKS = ("requirements.lock", "requirements-dev.lock", *(f"{project}/package-lock.json" for project in NODE_PROJECTS))
 CLIENTS = {"anyio", "click", "h11", "httpx", "httpx-sse", "msgspec", "sniffio", "stamina"}
 

@@ -1,0 +1,149 @@
+"""How long an append takes whose sender does not wait for the one before, as the load grows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks import contenders, open_loop, wrk
+from benchmarks.contenders import BARE, CONTENDERS, NODE_FILE, RUST_WAL, STREAMFOLD
+from benchmarks.results import Measure, Plot, Point, Target
+from benchmarks.runner import Folder, Found, Measuring, Scenario, Setting
+from benchmarks.server import Server
+from benchmarks.workload import Batches, Invalid, batch, create_streams
+
+CHUNKS: Final = 10
+CONNECTIONS: Final = (32, 128)
+SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Of what the broker carries in a closed loop; the same requests a second for everyone who carries that."""
+P99_LOST_MS: Final = 1_000.0
+"""From here on a server does not carry the load, and is not asked for more."""
+
+
+class _Loads:
+    """What the broker carries here, measured before the first round: everyone is offered shares of that."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._per_s: dict[int, float] = {}
+
+    def per_s(self, connections: int) -> float:
+        if connections not in self._per_s:
+            with (
+                Folder(self._setting) as folder,
+                contenders.serving(STREAMFOLD, folder / "data") as running,
+            ):
+                self._per_s[connections] = _carried(running, connections, self._setting.seconds, folder)
+        return self._per_s[connections]
+
+
+def _carried(running: Server, connections: int, seconds: float, folder: Path) -> float:
+    targets = _streams(connections)
+    create_streams(running.port, targets)
+    body = batch(0, CHUNKS)
+    runs = [
+        wrk.run(running.port, targets, connections=connections, seconds=seconds, folder=folder, body=body)
+        for _ in range(3)
+    ]
+    return median(seen.requests_per_s for seen in runs)
+
+
+def _streams(connections: int) -> list[str]:
+    return [f"/v1/stream/latency-{connections}/{number}" for number in range(connections)]
+
+
+@contextmanager
+def _opened(setting: Setting) -> Generator[Measuring, None, None]:
+    loads = _Loads(setting)
+    per_s = {connections: loads.per_s(connections) for connections in CONNECTIONS}
+
+    def measure(name: str) -> Found:
+        found = Found({})
+        with Folder(setting) as folder, contenders.serving(name, folder / "data") as running:
+            for connections in CONNECTIONS:
+                found.numbers[f"{connections} conns: carried in a closed loop, requests/s"] = per_s[connections]
+                _climb(found, name, running, connections, per_s[connections], setting)
+        return found
+
+    yield measure
+
+
+def _climb(found: Found, name: str, running: Server, connections: int, carried_per_s: float, setting: Setting) -> None:
+    """Offer more and more, until the server is lost."""
+    targets = _streams(connections)
+    if CONTENDERS[name].keeps:
+        create_streams(running.port, targets)
+    batches = [Batches(target, CHUNKS) for target in targets]
+    shares = (0.5,) if setting.quick or connections != CONNECTIONS[0] else SHARES
+    p50, p99 = _series(found, connections)
+    for share in shares:
+        per_s = share * carried_per_s
+        try:
+            seen = open_loop.run(
+                running.port, batches, per_s=per_s, warm_up_s=setting.warm_up_s, measured_s=setting.seconds
+            )
+        except Invalid:
+            found.notes.append(f"{connections} conns: does not carry {share:.0%} of the load")
+            return
+        for percentile, text in ((50.0, "p50"), (99.0, "p99"), (99.9, "p99.9")):
+            found.numbers[f"{connections} conns, {share:.0%} of the load: {text} ms"] = seen.ms(percentile)
+        found.histograms[f"{connections} conns, {share:.0%}"] = seen.encoded()
+        p50.append((share * 100, seen.ms(50)))
+        p99.append((share * 100, seen.ms(99)))
+        if seen.ms(99) > P99_LOST_MS:
+            return
+
+
+def _series(found: Found, connections: int) -> tuple[list[Point], list[Point]]:
+    return (
+        found.series.setdefault(f"p50 ms, {connections} conns", []),
+        found.series.setdefault(f"p99 ms, {connections} conns", []),
+    )
+
+
+def _measures() -> dict[str, Measure]:
+    found = {}
+    for connections in CONNECTIONS:
+        found[f"{connections} conns: carried in a closed loop, requests/s"] = Measure("requests/s")
+        for share in SHARES:
+            for text in ("p50", "p99", "p99.9"):
+                name = f"{connections} conns, {share:.0%} of the load: {text} ms"
+                found[name] = Measure("ms", more_is_better=False)
+    return found
+
+
+_HALF: Final = [f"{connections} conns, 50% of the load: p99 ms" for connections in CONNECTIONS]
+
+LATENCY: Final = Scenario(
+    "latency",
+    "How long a durable append takes, by load",
+    f"{CHUNKS} chunks a POST, open loop: requests go out at random times that were chosen before, and their latency "
+    "counts from then. The load is a share of what the broker carries in a closed loop on this machine, and the same "
+    "requests a second for all who carry that.",
+    _measures(),
+    (STREAMFOLD, RUST_WAL, NODE_FILE, BARE),
+    _opened,
+    (
+        *(Target(name, STREAMFOLD, 5.0) for name in _HALF),
+        *(Target(name, STREAMFOLD, 1.5, against=RUST_WAL) for name in _HALF),
+    ),
+    (
+        Plot(
+            f"p99 ms, {CONNECTIONS[0]} conns",
+            "99 of 100 appends are durable within, 10 chunks each",
+            "load, as a share of what the broker carries (%)",
+            "ms",
+            log_y=True,
+        ),
+        Plot(
+            f"p50 ms, {CONNECTIONS[0]} conns",
+            "half of the appends are durable within, 10 chunks each",
+            "load, as a share of what the broker carries (%)",
+            "ms",
+            log_y=True,
+        ),
+    ),
+)
