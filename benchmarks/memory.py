@@ -1,7 +1,7 @@
 """`python -m benchmarks.memory`: whether memory stays flat, on both sides, while answers are written.
 
 One answer of many chunks, then many short answers in one session, each producer in a process of its own. The resident
-memory of broker and producer is read from /proc twice a second and drawn over the chunks that are durable.
+memory of broker and producer is read from /proc a hundred times and drawn over the chunks that are durable.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,6 +24,8 @@ from benchmarks import facts, server
 from producer import Producer
 
 MIB: Final = 1024 * 1024
+GROWTH_BYTES_MAX: Final = 2 * MIB
+"""Of either process, while the second half of many short answers is written."""
 LOOKS: Final = 100
 """How often memory is looked at while one kind of answer is written."""
 TEXT: Final = "a token or so, and now and then a longer one. "
@@ -36,6 +39,11 @@ class Look(NamedTuple):
     producer_bytes: int
 
 
+_of_broker: Final = attrgetter("broker_bytes")
+_of_producer: Final = attrgetter("producer_bytes")
+_SIDES: Final = (_of_broker, _of_producer)
+
+
 def resident_bytes(pid: int | str) -> int:
     """Of a process. Raises OSError where the system has no /proc."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -45,23 +53,31 @@ def resident_bytes(pid: int | str) -> int:
 
 @click.command()
 @click.option("--chunks", default=50_000, show_default=True, help="Of the long answer.")
-@click.option("--answers", default=1_000, show_default=True, help="Short ones, in one session.")
+@click.option("--answers", default=4_000, show_default=True, help="Short ones, in one session.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it there (svg or png).")
-def main(*, chunks: int, answers: int, plot: Path | None) -> None:
+@click.option("--check", is_flag=True, help="Exit with 1 unless the second half of the short ones left memory flat.")
+def main(*, chunks: int, answers: int, plot: Path | None, check: bool) -> None:
     """Write, look, report."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=Path()) as name:
         print(facts.collect(Path(name)))
         long = looks(Path(name) / "long", answers=1, chunks=chunks)
         short = looks(Path(name) / "short", answers=answers, chunks=20)
     found = {f"one answer of {chunks:,} chunks": long, f"{answers:,} answers of 20 chunks": short}
-    print("\n| | broker, MiB: after a fifth | at the end | producer, MiB: after a fifth | at the end |")
-    print("|---|---|---|---|---|")
+    print(
+        "\n| | broker, MiB: after a fifth | a half | at the end | producer, MiB: after a fifth | a half | at the end |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for title, seen in found.items():
-        early, last = seen[len(seen) // 5], seen[-1]
-        numbers = (early.broker_bytes, last.broker_bytes, early.producer_bytes, last.producer_bytes)
-        print(f"| {title} | {' | '.join(f'{number / MIB:.0f}' for number in numbers)} |")
+        numbers = [of(look) for of in _SIDES for look in (seen[len(seen) // 5], *_second_half(seen))]
+        print(f"| {title} | {' | '.join(f'{number / MIB:.1f}' for number in numbers)} |")
     if plot is not None:
         draw(found, plot)
+    if check and any(of(last) - of(half) > GROWTH_BYTES_MAX for half, last in [_second_half(short)] for of in _SIDES):
+        sys.exit(1)
+
+
+def _second_half(seen: list[Look]) -> tuple[Look, Look]:
+    return seen[len(seen) // 2], seen[-1]
 
 
 def looks(data_dir: Path, *, answers: int, chunks: int) -> list[Look]:

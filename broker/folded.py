@@ -22,6 +22,8 @@ IDLE_RECORDS: Final = 4_096
 whoever opens the session does not read them all again."""
 MESSAGE_BYTES: Final = 2_000
 """What a message costs in memory besides its own data: dicts, ids and spans, as measured."""
+RECENT_MESSAGES: Final = 16
+"""Ended messages that stay in memory though the store has them: what a producer that comes back goes on with."""
 
 _SPAN: Final = struct.Struct(">QQ")
 
@@ -78,6 +80,8 @@ class Folded:
     `changed` are the messages that the last snapshot, at `saved_position`, does not have as they are now.
     `size_bytes` is about what it holds in memory: the stored form of each message where that is known, plus the records
     folded into it since. So it is high for an answer of many small chunks, until its next snapshot.
+
+    It need not hold the messages that have ended and are stored: `trim` lets them go, `recall` takes them back.
     """
 
     def __init__(self, incarnation: int) -> None:
@@ -94,7 +98,7 @@ class Folded:
     # -- folding -----------------------------------------------------------------------------------------------------
 
     def add(self, records: Sequence[bytes]) -> None:
-        """Fold the next records."""
+        """Fold the next records. Raises Forgotten before one that needs what was let go: `recall` it, and go on."""
         for record in records:
             message_id = self.fold.add(record)
             self.position += 1
@@ -121,7 +125,8 @@ class Folded:
         """A session of its own that stands at `position` or below it, to be folded on from there.
 
         It has the messages before the first that began before `position` and changed after it, so what is left to fold
-        is at most from where that one began. What was folded and comes again changes nothing.
+        is at most from where that one began. What was folded and comes again changes nothing. Raises Forgotten unless
+        all messages are here.
         """
         ordinal, begin = 0, position
         for span in self._spans.values():
@@ -161,6 +166,37 @@ class Folded:
     def unsaved(self, message_ids: Iterable[str]) -> None:
         """No checkpoint has it: it is to be stored again."""
         self.changed.update(message_ids)
+
+    # -- holding less than all ---------------------------------------------------------------------------------------
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether it lacks messages that the store has."""
+        return self.fold.forgotten > 0
+
+    def trim(self, stored_position: int) -> None:
+        """Let go of what has ended and is in the durable snapshot at `stored_position`, but for the newest.
+
+        In steps of as many as stay, for each costs as much as they do.
+        """
+        if len(self._spans) < 2 * RECENT_MESSAGES or stored_position > self.position:
+            return
+        for message_id in [*self._spans][:-RECENT_MESSAGES]:
+            is_stored = self._spans[message_id].end <= stored_position and message_id not in self.changed
+            if is_stored and not self.fold.is_open(message_id):
+                self.fold.forget(message_id)
+                self._measure(message_id, 0)
+                del self._spans[message_id], self._bytes[message_id]
+
+    def recall(self, whole: Folded) -> None:
+        """Take back what was let go from what was restored of the store, and is used up by this.
+
+        Raises BadSessionState if it does not have all of it; this one must then not be used.
+        """
+        for message_id in self.fold.recall(whole.fold):
+            self._spans[message_id] = whole._spans[message_id]
+            self._measure(message_id, whole._bytes[message_id])
+        self._spans = {known: self._spans[known] for known in sorted(self._spans, key=self.fold.ordinal)}
 
     @classmethod
     def restored(cls, snapshot: Snapshot) -> Folded:

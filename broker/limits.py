@@ -23,6 +23,9 @@ JSON_DEPTH_MAX: Final = 128
 """Nesting of a JSON record. Parsers of readers recurse too; theirs are often shallower than ours."""
 PATH_BYTES_MAX: Final = 1024
 """A stream's path, decoded: it is part of every row's key."""
+DECODED_PATHS_MAX: Final = 1_024
+"""Paths that are not decoded anew for each request. Every generation has some of its own, which come and go; decoding
+one costs a few microseconds."""
 ID_CHARS_MAX: Final = 128
 """Session, generation, message ids and lanes."""
 HEADER_CHARS_MAX: Final = 256
@@ -227,6 +230,9 @@ LIVE_SESSIONS_MAX: Final = 2_000
 """Sessions whose folded messages stay in memory; any other is folded from its snapshot when somebody asks."""
 LIVE_SESSION_BYTES_MAX: Final = 256 * MIB
 """What their messages take together, about; the one in use may exceed it alone."""
+WHOLE_SESSION_S: Final = 60.0
+"""How long after somebody asked for a session's messages all of them stay in memory, for the next who asks. Of one that
+is only written, what has ended lies in the store: else it would take more memory with each answer."""
 MESSAGES_PAGE_MAX: Final = 1_000
 """Messages that a client may ask for at once when it asks for pages."""
 MESSAGES_STEP_BYTES: Final = 256 * KIB

@@ -23,7 +23,7 @@ from broker.folded import Due, Folded
 from broker.partitions import Partitioned
 from broker.store import Snapshot
 from consumer.plain import JSONObject
-from consumer.session import BadSessionState
+from consumer.session import BadSessionState, Forgotten
 from consumer.wire import SESSION_PATH_PREFIX
 
 log = logging.getLogger("streamfold.materializer")
@@ -43,11 +43,15 @@ class Messages(msgspec.Struct, frozen=True):
 
 
 class _Live:
-    """One session in memory, and whose turn it is to fold it. `counted_bytes` is its part in the sum of all."""
+    """One session in memory, and whose turn it is to fold it. `counted_bytes` is its part in the sum of all.
+
+    All its messages stay here until `whole_until_s` of the loop's clock, then those that the store has may go.
+    """
 
     def __init__(self, folded: Folded) -> None:
         self.folded = folded
         self.counted_bytes = 0
+        self.whole_until_s = 0.0
         self.lock = asyncio.Lock()
 
 
@@ -59,6 +63,7 @@ class Materializer:
         partition: Partitioned,
         sessions_max: int = limits.LIVE_SESSIONS_MAX,
         bytes_max: int = limits.LIVE_SESSION_BYTES_MAX,
+        whole_s: float = limits.WHOLE_SESSION_S,
     ) -> None:
         self.records_folded = 0
         self.size_bytes = 0
@@ -66,14 +71,17 @@ class Materializer:
         self._partition = partition
         self._sessions_max = sessions_max
         self._bytes_max = bytes_max
+        self._whole_s = whole_s
         self._live: OrderedDict[str, _Live] = OrderedDict()  # least recently used first
         self._past: OrderedDict[str, Folded] = OrderedDict()  # as they were once, where somebody asked; the same order
         self._going_back = 0  # those who have one of the places, and those who wait for one
         self._places = asyncio.Semaphore(limits.PAST_FOLDS_MAX)
+        self._snapshotting = asyncio.Lock()  # a later view of a session is not to be stored before an earlier one
         self._moved: set[str] = set()
         self._cue = asyncio.Event()
         partition.observe = self._observe
         partition.snapshots = self.snapshots
+        partition.snapshots_stored = self.trim
 
     @property
     def sessions(self) -> int:
@@ -88,7 +96,7 @@ class Materializer:
             moved, self._moved = self._moved, set()
             for path in moved:
                 try:
-                    await self._follow(path)
+                    await self.follow(path)
                 except BrokerError as error:
                     log.warning("session %s is folded later: %s", path, error)
             await asyncio.sleep(ROUND_S)
@@ -101,7 +109,7 @@ class Materializer:
         stream = await self._session_stream(path)
         if stream is None:
             return None
-        live = await self._caught_up(path, stream)
+        live = await self._caught_up(path, stream, whole=True)
         if live.folded.position < stream.tail:
             await self._require_over(path)
             return None
@@ -113,10 +121,11 @@ class Materializer:
         Costs at most the records from where the oldest message began that was not done at `position`. Raises Overloaded
         when too many go back already, Unavailable when what is stored cannot be read.
         """
-        live = await self._caught_up(path, stream)
+        live = await self._caught_up(path, stream, whole=True)
         if live.folded.position == position and live.folded.incarnation == stream.incarnation:
             return Messages(stream, position, live.folded.fold.items())
         async with self._one_going_back():
+            live = await self._caught_up(path, stream, whole=True)  # nothing waits between this and the next line
             past = self._past_of(path, live.folded, position)
             await self._fold_up_to(path, past, stream, position)
         if past.position < position:
@@ -159,7 +168,8 @@ class Materializer:
             if not self._cue.is_set():
                 self._cue.set()
 
-    async def _follow(self, path: str) -> None:
+    async def follow(self, path: str) -> None:
+        """Fold what is new of a session, if there is room for it, before anybody asks. Raises BrokerError."""
         stream = await self._session_stream(path)
         if stream is None:
             self.forget(path)
@@ -182,20 +192,58 @@ class Materializer:
         stream = await self._partition.stream(path)
         return None if stream is None or stream.deleted else stream
 
-    async def _caught_up(self, path: str, stream: Stream) -> _Live:
-        """The session with everything folded that was applied when this was called, or more."""
+    async def _caught_up(self, path: str, stream: Stream, *, whole: bool = False) -> _Live:
+        """The session with everything folded that was applied when this was called, or more; `whole`: all messages."""
         live = self._live.get(path)
         if live is None or live.folded.incarnation != stream.incarnation:
             self.forget(path)
             live = self._live[path] = _Live(Folded(stream.incarnation))
         self._live.move_to_end(path)
+        if whole:
+            live.whole_until_s = asyncio.get_running_loop().time() + self._whole_s
         async with live.lock:
             if live.folded.position == 0:
                 await self._restore(path, live)
-            await self._fold_up_to(path, live.folded, stream, stream.tail)
+            try:
+                await self._fold_live(path, live, stream, whole=whole)
+            except BadSessionState as error:
+                log.warning("what was stored of %s is folded anew: %s", path, error)
+                live.folded = Folded(stream.incarnation)
+                await self._fold_live(path, live, stream, whole=whole)
         self._count(path, live)
         self._shrink(path)
         return live
+
+    async def _fold_live(self, path: str, live: _Live, stream: Stream, *, whole: bool) -> None:
+        """Fold what is new, and have what was let go when that is needed. Raises BadSessionState."""
+        while True:
+            try:
+                await self._fold_up_to(path, live.folded, stream, stream.tail)
+            except Forgotten:
+                await self._recall(path, live.folded)
+                continue
+            if not whole or not live.folded.is_trimmed:
+                return
+            await self._recall(path, live.folded)
+
+    async def _recall(self, path: str, folded: Folded) -> None:
+        snapshot = await self._partition.stored_snapshot(path, folded.incarnation)
+        if snapshot is None:
+            raise BadSessionState("its snapshot is gone")
+        folded.recall(await asyncio.to_thread(Folded.restored, snapshot))
+
+    def trim(self, stored: Sequence[Snapshot]) -> None:
+        """Let go of messages that have ended, now that these snapshots are durable, where nobody has asked lately.
+
+        So a session takes as much memory as what happens in it, however long it has become.
+        """
+        now_s = asyncio.get_running_loop().time()
+        for snapshot in stored:
+            live = self._live.get(snapshot.path)
+            if live is None or live.folded.incarnation != snapshot.incarnation or now_s < live.whole_until_s:
+                continue
+            live.folded.trim(snapshot.position)
+            self._count(snapshot.path, live)
 
     def _count(self, path: str, live: _Live) -> None:
         if self._live.get(path) is live:
@@ -252,6 +300,10 @@ class Materializer:
         takes long, encoding it, is done in another thread while the session is folded on. Never raises: without its
         snapshots the log is as good as with them.
         """
+        async with self._snapshotting:
+            return await self._snapshots()
+
+    async def _snapshots(self) -> list[Snapshot]:
         made: list[Due] = []
         is_done = False
         try:

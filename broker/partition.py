@@ -94,6 +94,10 @@ async def _no_snapshots() -> list[Snapshot]:
     return []
 
 
+def _ignored(_: list[Snapshot]) -> None:
+    pass
+
+
 class Counts:
     """What the partition has done, as plain numbers for the metrics to read."""
 
@@ -171,15 +175,17 @@ class Partition:
         """Which sessions have changed since this process began."""
         self.subscribers: Subscribers | None = None
         self.snapshots: Callable[[], Awaitable[list[Snapshot]]] = _no_snapshots
-        """Where the materializer gives what is to ride in the checkpoint that is about to be frozen."""
+        self.snapshots_stored: Callable[[list[Snapshot]], None] = _ignored
+        """The materializer's: gives what is to ride in the checkpoint that is about to be frozen; is told of it once
+        that is durable, in their order, and must be quick."""
         self.observe: Callable[[str], None] | None = None
         """Told the path of every stream that got records or ended: the materializer's cue. Must be quick."""
 
         self.durability = journal.durability.value
         """What an acknowledgement of this engine promises."""
 
-        self._journal, self._is_alone = journal, journal.lone_proposer
-        self._store = store
+        self._journal, self._store = journal, store
+        self._is_alone = journal.lone_proposer
         self._checkpoint_interval_s = checkpoint_interval_s
         self._checkpoint_bytes, self._checkpoint_bytes_max = checkpoint_bytes, checkpoint_bytes_max
 
@@ -919,6 +925,7 @@ class Partition:
         self._journal.trim(head.applied_index)
         self._rows.evict(self._needed)
         self._room.set()
+        self.snapshots_stored(snapshots)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run something whose end nobody waits for; `aclose` ends it."""

@@ -291,6 +291,16 @@ class Partitions:
         for partition in self._all:
             partition.snapshots = self._snapshots_for(partition, snapshots)
 
+    @property
+    def snapshots_stored(self) -> Callable[[list[Snapshot]], None]:
+        """As `Partition.snapshots_stored`: of all."""
+        return self._all[0].snapshots_stored
+
+    @snapshots_stored.setter
+    def snapshots_stored(self, stored: Callable[[list[Snapshot]], None]) -> None:
+        for partition in self._all:
+            partition.snapshots_stored = stored
+
     def _snapshots_for(
         self, partition: Partition, snapshots: Callable[[], Awaitable[list[Snapshot]]]
     ) -> Callable[[], Awaitable[list[Snapshot]]]:

@@ -31,6 +31,10 @@ class BadSessionState(ValueError):
     """This is not what `SessionFold.dump` returned, or another version wrote it. Fold the log from its start."""
 
 
+class Forgotten(Exception):
+    """What is asked for, or what a record goes on with, was dropped by `forget`: `recall` it, then try again."""
+
+
 class _ChunkValue(msgspec.Struct, gc=False):
     chunk: Any
 
@@ -156,12 +160,12 @@ def _continued(facts: JSONObject) -> Fold | None:
 class SessionFold:
     """The messages of one session, folded from its records in the order of the log.
 
-    `add` takes anything and never raises. Records of types that are unknown here are passed over; those that no broker
-    wrote are passed over and counted in `malformed`; one that was seen before changes nothing. The same records give
-    the same items, also if `dump` and `load` came between them.
+    `add` takes anything and never raises, but for Forgotten. Records of types that are unknown here are passed over;
+    those that no broker wrote are passed over and counted in `malformed`; one that was seen before changes nothing. The
+    same records give the same items, also if `dump` and `load`, or `forget` and `recall`, came between them.
     """
 
-    __slots__ = ("_generations", "_turns", "is_whole", "malformed")
+    __slots__ = ("_forgotten", "_generations", "_turns", "is_whole", "malformed")
 
     def __init__(self) -> None:
         self.malformed = 0
@@ -171,6 +175,7 @@ class SessionFold:
         chunks could not be folded: fold the log from its start. Not part of the state."""
         self._turns: dict[str, _Turn] = {}  # by message id
         self._generations: dict[str, _Turn] = {}  # by generation id, ended ones too: they tell late copies of a chunk
+        self._forgotten = 0
 
     @classmethod
     def of_items(cls, items: Iterable[dict[str, Any]]) -> Self:
@@ -196,7 +201,8 @@ class SessionFold:
     def add(self, record: bytes | JSON) -> str | None:
         """Fold the next record: JSON text in UTF-8, or decoded. The id of the message that it changed, if any.
 
-        What is decoded becomes part of the state and must not be edited afterwards.
+        What is decoded becomes part of the state and must not be edited afterwards. Raises Forgotten, and changes
+        nothing, for a record of a message that was forgotten, and for what might be one.
         """
         if not isinstance(record, bytes):
             return self._add_decoded(record)
@@ -240,6 +246,7 @@ class SessionFold:
         generation_id, _, number = key.rpartition(":")
         turn = self._generations.get(generation_id)
         if turn is None:
+            self._require_nothing_forgotten()
             return self._refuse()
         count = turn.chunks[generation_id]
         if not turn.is_open or number != str(count) or turn.facts["generationId"] != generation_id:
@@ -268,6 +275,8 @@ class SessionFold:
     def _open(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> _Turn | None:
         """The message that a new generation writes: a new one, or the one that it goes on with; None if it cannot."""
         turn = self._turns.get(told.message_id)
+        if turn is None and (told.continues or told.status in ENDED):
+            self._require_nothing_forgotten()
         if turn is None:
             return self._start(generation_id, told, value)
         if turn.is_open or not told.continues or turn.facts.get("generationId") != told.continues:
@@ -287,7 +296,7 @@ class SessionFold:
             "message": None,
             **_given(value, "metadata", "createdAt"),
         }
-        turn = _Turn(len(self._turns), told.message_id, facts)
+        turn = _Turn(self._next_ordinal, told.message_id, facts)
         turn.begin(generation_id, told.format)
         self._put(turn)
         return turn
@@ -295,11 +304,13 @@ class SessionFold:
     def _add_message(self, message_id: str, value: JSONObject, headers: JSONObject) -> str | None:
         role = value.get("role")
         known = self._turns.get(message_id)
+        if known is None and headers.get("operation") != "insert":
+            self._require_nothing_forgotten()
         if not isinstance(role, str) or (known is not None and "generationId" in known.facts):
             return self._refuse()
         if known is not None and headers.get("operation") == "insert":
             return None
-        ordinal = len(self._turns) if known is None else known.ordinal
+        ordinal = self._next_ordinal if known is None else known.ordinal
         facts: JSONObject = {
             "id": message_id,
             "role": role,
@@ -315,6 +326,14 @@ class SessionFold:
         for generation_id in turn.chunks:
             self._generations[generation_id] = turn
 
+    @property
+    def _next_ordinal(self) -> int:
+        return len(self._turns) + self._forgotten
+
+    def _require_nothing_forgotten(self) -> None:
+        if self._forgotten:
+            raise Forgotten
+
     # -- what it has come to --------------------------------------------------------------------------------------
 
     @property
@@ -326,7 +345,9 @@ class SessionFold:
         """All messages in the order of their first appearance, as `GET /messages` lists them.
 
         They stay as they are while folding goes on; their values are shared with the state and must not be edited.
+        Raises Forgotten unless all are here.
         """
+        self._require_nothing_forgotten()
         return [turn.item() for turn in sorted(self._turns.values(), key=_ordinal)]
 
     def item(self, message_id: str) -> dict[str, Any] | None:
@@ -359,7 +380,11 @@ class SessionFold:
             raise BadSessionState(f"message {message_id!r}: {error}") from error
 
     def until(self, ordinal: int) -> SessionFold:
-        """A fold of its own that has the messages before this ordinal, as they are now."""
+        """A fold of its own that has the messages before this ordinal, as they are now.
+
+        Raises Forgotten unless all are here.
+        """
+        self._require_nothing_forgotten()
         earlier = SessionFold()
         for turn in self._turns.values():
             if turn.ordinal < ordinal:
@@ -367,6 +392,40 @@ class SessionFold:
                 # A fold takes over parts of the state that it is restored from, which this one goes on with.
                 earlier._put(_restored(turn.ordinal, turn.message_id, decode(encode(state)) if turn.fold else state))
         return earlier
+
+    # -- holding less than all ------------------------------------------------------------------------------------
+
+    @property
+    def forgotten(self) -> int:
+        """How many messages are not here."""
+        return self._forgotten
+
+    def is_open(self, message_id: str) -> bool:
+        """Whether a generation writes this message. Raises KeyError if it is not here."""
+        return self._turns[message_id].is_open
+
+    def forget(self, message_id: str) -> None:
+        """Drop a message that has ended. Whoever does so has what `dump` told of it, to `recall` it.
+
+        New messages are folded without it; the broker's rules see to it that they have ids of their own.
+        """
+        turn = self._turns.pop(message_id)
+        for generation_id in turn.chunks:
+            del self._generations[generation_id]
+        self._forgotten += 1
+
+    def recall(self, whole: SessionFold) -> list[str]:
+        """Take back what was forgotten from a fold that has it, and is used up by this; returns the ids.
+
+        Raises BadSessionState if it does not have all of it; this one must then not be used.
+        """
+        back = [turn for message_id, turn in whole._turns.items() if message_id not in self._turns]
+        if len(back) != self._forgotten:
+            raise BadSessionState(f"{self._forgotten} messages were forgotten, {len(back)} are there")
+        self._forgotten = 0
+        for turn in back:
+            self._put(turn)
+        return [turn.message_id for turn in back]
 
 
 def _state_of(turn: _Turn) -> JSONObject:

@@ -85,7 +85,7 @@ def raw_path_of(scope: Scope) -> bytes:
     return quote(scope["path"]).encode() if raw is None else raw
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=limits.DECODED_PATHS_MAX)
 def decode_path(target: bytes) -> str:
     """`target`, the part of a path behind a prefix, percent-decoded.
 

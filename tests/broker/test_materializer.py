@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from broker import Settings, create_app, limits, materializer
+from broker import Settings, create_app, folded as folded_session, limits, materializer
 from broker.core.entry import Entry
 from broker.core.page import Page, records
 from broker.errors import Overloaded, Unavailable
@@ -21,6 +22,7 @@ from broker.materializer import Materializer, Messages
 from broker.partition import Partition
 from broker.partitions import Partitioned
 from broker.store import Snapshot
+from consumer.plain import encode
 from consumer.session import SessionFold
 from tests.broker.core.entries import (
     SESSION,
@@ -41,11 +43,14 @@ OTHER = "sessions/other"
 
 @asynccontextmanager
 async def following(
-    store: HeldStore | None = None, sessions_max: int = 100, bytes_max: int = limits.LIVE_SESSION_BYTES_MAX
+    store: HeldStore | None = None,
+    sessions_max: int = 100,
+    bytes_max: int = limits.LIVE_SESSION_BYTES_MAX,
+    whole_s: float = limits.WHOLE_SESSION_S,
 ) -> AsyncIterator[tuple[Partition, Materializer]]:
     """A partition, and a materializer that answers but does not run."""
     async with opened(HeldJournal(), store) as partition:
-        yield partition, Materializer(partition, sessions_max, bytes_max)
+        yield partition, Materializer(partition, sessions_max, bytes_max, whole_s)
 
 
 @asynccontextmanager
@@ -146,7 +151,13 @@ async def test_messages_are_the_fold_of_the_log_at_every_prefix() -> None:
 
 
 STEPS = st.lists(
-    st.sampled_from(("chunks", "side", "message", "finish", "stop", "checkpoint", "forget", "crowd", "ask", "back")),
+    st.sampled_from(
+        (
+            *("chunks", "side", "message", "finish", "stop", "go on"),
+            *("checkpoint", "store", "forget", "crowd", "ask", "back"),
+        )
+    ),
+    min_size=5,
     max_size=30,
 )
 
@@ -154,11 +165,13 @@ STEPS = st.lists(
 class Walk:
     """A session that steps write to, store, forget and ask for."""
 
-    def __init__(self, partition: Partitioned, materializer: Materializer) -> None:
+    def __init__(self, partition: Partitioned, materializer: Materializer, whole_s: float) -> None:
         self.partition = partition
+        self._whole_s = whole_s
         self.newest = materializer
         self._seqs: dict[str, int] = {}
         self._generation = 0
+        self._cut: list[str] = []  # generations that were stopped, and nobody went on with
 
     async def step(self, number: int, step: str) -> None:
         name = f"{'side' if step == 'side' else 'main'}-{self._generation}"
@@ -168,18 +181,36 @@ class Walk:
             await do(self.partition, chunks(name, seq, b'"%d"' % number, lane=name.partition("-")[0]))
         elif step == "message":
             await do(self.partition, message(f"m{number}", b'{"id":"m%d","role":"user"}' % number))
-        elif step in {"finish", "stop"} and name in self._seqs:
+        elif step in {"finish", "stop"}:
+            if name not in self._seqs:
+                await self.step(number, "chunks")
             await do(self.partition, stop(name) if step == "stop" else finish(name, self._seqs[name]))
+            self._cut += [name] if step == "stop" else []
             self._generation += 1
+        elif step == "go on" and self._cut:
+            if name in self._seqs:
+                await self.step(number, "finish")
+                name = f"main-{self._generation}"
+            cut = self._cut.pop(0)  # the one that was stopped first: the likeliest not to be in memory
+            await do(self.partition, chunks(name, 0, b'"on"', message_id=await self._message_of(cut), continues=cut))
+            self._seqs[name] = 1
         else:
             await self._look(number, step)
+
+    async def _message_of(self, generation_id: str) -> str:
+        generation = await self.partition.generation(SESSION, generation_id)
+        assert generation is not None
+        return generation.message_id
 
     async def _look(self, number: int, step: str) -> None:
         match step:
             case "checkpoint":
                 await self.partition.checkpoint()
+            case "store":  # as it goes when nobody asks
+                await self.newest.follow(SESSION)
+                await self.partition.checkpoint()
             case "forget":
-                self.newest = Materializer(self.partition, sessions_max=1)
+                self.newest = Materializer(self.partition, sessions_max=1, whole_s=self._whole_s)
             case "crowd":  # another session takes the place
                 await told(self.newest, OTHER)
             case "ask":
@@ -189,20 +220,47 @@ class Walk:
                 await require_past(self.partition, self.newest, number * 7 % (tail + 1))
 
 
-@settings(max_examples=40)
-@given(STEPS)
-def test_messages_are_the_fold_whatever_was_stored_and_forgotten_between(steps: list[str]) -> None:
+@settings(max_examples=60)
+@given(STEPS, st.sampled_from((0.0, limits.WHOLE_SESSION_S)))
+def test_messages_are_the_fold_whatever_was_stored_and_forgotten_between(steps: list[str], whole_s: float) -> None:
     async def run() -> None:
-        async with following() as (partition, first):
+        async with following(whole_s=whole_s) as (partition, first):
             await do(partition, create_session(), create_session("m", b'{"id":"m","role":"user"}', path=OTHER))
-            walk = Walk(partition, first)
+            walk = Walk(partition, first, whole_s)
             for number, step in enumerate(steps):
                 await walk.step(number, step)
             await require_fold(partition, walk.newest)
             for position in range(len(await log_of(partition)) + 1):
                 await require_past(partition, walk.newest, position)
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folded_session, "RECENT_MESSAGES", 1)
+        patch.setattr(folded_session, "SNAPSHOT_RECORDS", 1)
+        asyncio.run(run())
+
+
+WRITES = ("chunks", "side", "message", "finish", "finish", "stop", "stop", "go on")
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_messages_are_the_fold_on_a_long_walk_that_lets_go_of_most(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folded_session, "RECENT_MESSAGES", 1)
+    monkeypatch.setattr(folded_session, "SNAPSHOT_RECORDS", 1)
+    monkeypatch.setattr(folded_session, "SNAPSHOT_BYTES_PER_RECORD", 1 << 30)
+    chance = random.Random(seed)
+    recalls = 0
+    async with following(whole_s=0.0) as (partition, first):
+        await do(partition, create_session())
+        walk = Walk(partition, first, 0.0)
+        for number in range(300):
+            await walk.step(number, chance.choice(WRITES) if number % 3 else "store")
+            if number % 25 == 24:
+                before = walk.newest.size_bytes
+                await walk.step(number, chance.choice(("ask", "back")))
+                recalls += walk.newest.size_bytes > before
+    assert recalls > 5
 
 
 async def test_sessions_that_move_are_folded_before_anybody_asks() -> None:
@@ -305,6 +363,7 @@ class CountingStore(HeldStore):
         super().__init__()
         self.page_bytes = 0
         self.snapshot_bytes = 0
+        self.is_lost = False
 
     async def read(self, incarnation: int, position: int, bytes_max: int) -> list[Page]:
         pages = await super().read(incarnation, position, bytes_max)
@@ -312,7 +371,7 @@ class CountingStore(HeldStore):
         return pages
 
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
-        snapshot = await super().snapshot(path, incarnation)
+        snapshot = None if self.is_lost else await super().snapshot(path, incarnation)
         self.snapshot_bytes += sum(len(data) for _, _, data in snapshot.messages) if snapshot else 0
         return snapshot
 
@@ -589,6 +648,80 @@ async def test_size_of_an_answer_is_known_when_it_was_stored() -> None:
         before = materializer.size_bytes
         await partition.checkpoint()
         assert materializer.size_bytes < before / 10
+
+
+async def answers(partition: Partitioned, first: int, end: int) -> None:
+    """So many short answers, a checkpoint now and then."""
+    for number in range(first, end):
+        await do(partition, chunks(f"g{number}", 0, b'"x"'), finish(f"g{number}", 1))
+        if number % 20 == 19:
+            await until(lambda: partition.in_flight == 0)
+            await partition.checkpoint()
+
+
+async def test_r44_of_a_session_that_is_only_written_memory_holds_what_is_new() -> None:
+    async with following() as (partition, materializer):
+        await do(partition, create_session())
+        sizes = []
+        for number in range(0, 200, 20):
+            await answers(partition, number, number + 19)
+            await materializer.follow(SESSION)
+            await answers(partition, number + 19, number + 20)
+            sizes.append(materializer.size_bytes)
+        assert max(sizes) < 40 * folded_session.MESSAGE_BYTES
+        await require_fold(partition, materializer)
+        assert materializer.size_bytes > 200 * folded_session.MESSAGE_BYTES
+
+
+async def test_session_whose_messages_were_asked_for_stays_whole_for_a_while() -> None:
+    store = CountingStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, create_session())
+        await told(materializer)
+        await answers(partition, 0, 100)
+        await require_fold(partition, materializer)
+        assert store.snapshot_bytes == 0
+
+
+async def test_what_was_let_go_is_read_once_for_all_who_ask() -> None:
+    store = CountingStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, create_session())
+        await materializer.follow(SESSION)
+        await answers(partition, 0, 99)
+        await materializer.follow(SESSION)
+        await partition.checkpoint()
+        await asyncio.gather(*(told(materializer) for _ in range(5)))
+        once = store.snapshot_bytes
+        await require_fold(partition, materializer)
+        assert 0 < once == store.snapshot_bytes
+
+
+async def test_answer_that_was_let_go_is_gone_on_with() -> None:
+    async with following() as (partition, materializer):
+        await do(partition, create_session(), chunks("cut", 0, b'"a"'), stop("cut"))
+        await materializer.follow(SESSION)
+        await answers(partition, 0, 99)
+        await materializer.follow(SESSION)
+        await partition.checkpoint()
+        assert materializer.size_bytes < 40 * folded_session.MESSAGE_BYTES
+        await do(partition, chunks("on", 0, b'"b"', message_id="cut", continues="cut"))
+        await materializer.follow(SESSION)
+        await require_fold(partition, materializer)
+        assert b'"ab"' in encode((await told(materializer)).items[0])
+
+
+async def test_what_was_let_go_and_cannot_be_read_is_folded_anew(caplog: pytest.LogCaptureFixture) -> None:
+    store = CountingStore()
+    async with following(store) as (partition, materializer):
+        await do(partition, create_session())
+        await materializer.follow(SESSION)
+        await answers(partition, 0, 99)
+        await materializer.follow(SESSION)
+        await partition.checkpoint()
+        store.is_lost = True
+        await require_fold(partition, materializer)
+        assert "folded anew" in caplog.text
 
 
 async def test_more_moving_sessions_than_memory_holds_are_not_folded_again_and_again() -> None:
