@@ -184,8 +184,7 @@ class Partition:
         self.durability = journal.durability.value
         """What an acknowledgement of this engine promises."""
 
-        self._journal, self._store = journal, store
-        self._is_alone = journal.lone_proposer
+        self._journal, self._is_alone, self._store = journal, journal.lone_proposer, store
         self._checkpoint_interval_s = checkpoint_interval_s
         self._checkpoint_bytes, self._checkpoint_bytes_max = checkpoint_bytes, checkpoint_bytes_max
 
