@@ -1,8 +1,11 @@
 """The producer library when what is under it fails: the network, the disks, the clock, and its own twin."""
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +16,7 @@ import anyio.to_thread
 import pytest
 
 from consumer import Reader
-from producer import Conflict, Fenced, Limits, Producer, Refused, Unavailable
+from producer import Fenced, Limits, Producer, Unavailable
 from tests.faults.cutter import Cutter
 from tests.faults.proxy import Proxy, every_first_time
 from tests.faults.small_disk import BrokerOnSmallDisk, SmallDisk
@@ -24,6 +27,7 @@ LIMITS = Limits(
     batch_chunks_max=5, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, retry_after_s_max=0.2
 )
 PAD = "x" * 100_000
+TWIN_CHUNKS = 200
 
 
 @pytest.fixture(scope="module")
@@ -92,40 +96,57 @@ async def ended(live: Broker, session_id: str) -> list[Any]:
             await anyio.sleep(0.05)
 
 
-async def test_two_processes_with_one_producer_id_do_not_mix(live: Broker) -> None:
-    """One of the two is told; what the log has is whole batches of one of them, in order."""
+@pytest.mark.parametrize(("kind", "path"), [("stream", "twins"), ("generation", "sessions/twins")])
+async def test_two_processes_with_one_producer_id_do_not_mix(live: Broker, kind: str, path: str) -> None:
+    """They write at the same time: one of them is told, and the log has all of the other, in order, and no more."""
+    async with Producer(live.url, limits=LIMITS) as producer:
+        await (producer.create_session if kind == "generation" else producer.streams.create)("twins")
+    ends = await ends_of_twins(live.url, kind, ["one", "other"])
+    [winner] = [name for name, end in ends.items() if end == "whole"]
+    [told] = [end for end in ends.values() if end != "whole"]
+    assert told in {"PAYLOAD_MISMATCH", "Fenced"}
+    async with Reader(live.url) as reader:
+        records = [*(await reader.read(path)).records]
+    written = records if kind == "stream" else await chunks_of(live.url, "twins")
+    assert written == [f"{winner} {n}" for n in range(TWIN_CHUNKS)]
+
+
+async def ends_of_twins(url: str, kind: str, names: list[str]) -> dict[str, str]:
+    """Two applications that begin to write when both are ready; how each of them ended."""
+    with ExitStack() as stack:
+        twins = {name: stack.enter_context(twin(url, kind, name)) for name in names}
+        for process in twins.values():
+            assert await next_line(process) == "ready"
+        for process in twins.values():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return {name: await next_line(process) for name, process in twins.items()}
+
+
+@contextmanager
+def twin(url: str, kind: str, name: str) -> Iterator[Any]:
+    command = [sys.executable, "-m", "tests.faults.twin_app", url, kind, name, str(TWIN_CHUNKS)]
+    here, pipe = Path(__file__).parents[2], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=here) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_producer_whose_epoch_was_taken_over_is_kept_out(live: Broker) -> None:
     async with Producer(live.url, limits=LIMITS) as one, Producer(live.url, limits=LIMITS) as other:
-        await one.streams.create("twins")
-        async with one.streams.producer("twins", "p") as first:
+        await one.streams.create("taken")
+        async with one.streams.producer("taken", "p") as first:
             await first.append("first")
-            await first.flush()
-            with pytest.raises((Conflict, Fenced)):  # noqa: PT012  the error may come from either call
-                async with other.streams.producer("twins", "p") as second:
-                    await second.append("second")
-                    await second.flush()
-            await first.append("goes on")
-        async with other.streams.producer("twins", "p", auto_claim=True) as third:
-            await third.append("a higher epoch")
-        with pytest.raises(Fenced):  # noqa: PT012  as above
-            async with one.streams.producer("twins", "p", next_seq=2) as late:
+        async with other.streams.producer("taken", "p", auto_claim=True) as second:
+            await second.append("a higher epoch")
+        with pytest.raises(Fenced):  # noqa: PT012  the error may come from either call
+            async with one.streams.producer("taken", "p", next_seq=1) as late:
                 await late.append("late")
                 await late.flush()
     async with Reader(live.url) as reader:
-        assert [*(await reader.read("twins")).records] == ["first", "goes on", "a higher epoch"]
-
-
-async def test_two_processes_with_one_generation_do_not_mix(live: Broker) -> None:
-    async with Producer(live.url, limits=LIMITS) as one, Producer(live.url, limits=LIMITS) as other:
-        await one.create_session("same")
-        async with one.generation("same", "g", format="text") as first:
-            await first.write("first")
-            await first.flush()
-            with pytest.raises(Refused, match="PAYLOAD_MISMATCH"):  # noqa: PT012  the error may come from either call
-                async with other.generation("same", "g", format="text") as second:
-                    await second.write("second")
-                    await second.flush()
-            await first.write("goes on")
-    assert await chunks_of(live.url, "same") == ["first", "goes on"]
+        assert [*(await reader.read("taken")).records] == ["first", "a higher epoch"]
 
 
 async def test_step_of_the_wall_clock_changes_nothing(live: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
