@@ -25,10 +25,11 @@ from consumer.wire import ENDED, Reason
 from producer.batcher import Batch
 from producer.coalesce import Coalescer, Delta, Merging
 from producer.control import Control, GenerationState
-from producer.generation import Opening
+from producer.ending import Finish
 from producer.guard import GuardedTransport
 from producer.limits import Limits
 from producer.metrics import Metrics
+from producer.opening import Opening
 from producer.pace import Pace
 from producer.sender import Sender
 from producer.signal import Signal
@@ -202,7 +203,7 @@ class Forwarder:
             if chunks:
                 continue
             if kept.end is not None:
-                sender.close(kept.end)
+                sender.close(Finish.decoded(kept.end))
             self._is_fed = True
             self._network.moved.ring()
             while self._news == news and not sender.closing:

@@ -6,80 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlencode
 
 import anyio
 
-from consumer.address import checked_id, generation_target
 from consumer.errors import BufferFull, ClientError, Fenced, Refused
 from consumer.wire import ENDED, Code, Reason, Status
 from producer.coalesce import Coalescer, Delta, Merging
 from producer.control import Control, Stopped
 from producer.encoding import encode_chunk
+from producer.ending import end_because, finish_of
 from producer.guard import GuardedTransport
 from producer.limits import Limits
+from producer.opening import Opened, Opening
 from producer.sender import Sender
-from producer.uploads import Place, Receipt, UploadMode
+from producer.uploads import Receipt, UploadMode
 
-__all__ = ["Generation", "Opening", "Pressure", "end_because", "finish_body"]
-
-LEASE_MS_MIN, LEASE_MS_MAX = 1_000, 600_000
-ERROR_CHARS_MAX = 2_000
-"""Of an exception's text in the log of a session: a message for people, not a dump."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
-    """What a generation is opened with. A retry, and a resumed process, must say the same.
-
-    Raises ValueError if an id is none, or the lease is outside 1 s to 600 s.
-    """
-
-    session_id: str
-    generation_id: str
-    message_id: str
-    lane: str
-    format: str
-    role: str
-    actor_id: str | None
-    lease_ms: int
-    on_conflict: str | None = None
-    """`reject`: not at all while another runs in the lane; the default interrupts that one."""
-    continues: str | None = None
-    """The generation of this message that it goes on from; that one has ended."""
-
-    def __post_init__(self) -> None:
-        generation_target(self.session_id, self.generation_id)
-        checked_id("message_id", self.message_id)
-        checked_id("lane", self.lane)
-        if not LEASE_MS_MIN <= self.lease_ms <= LEASE_MS_MAX:
-            raise ValueError(f"lease_ms must be {LEASE_MS_MIN} to {LEASE_MS_MAX}")
-
-    def place(self, *, next_seq: int, chunks: int) -> Place:
-        query = {"messageId": self.message_id, "lane": self.lane, "format": self.format, "role": self.role}
-        if self.actor_id is not None:
-            query["actorId"] = self.actor_id
-        query["leaseMs"] = str(self.lease_ms)
-        if self.on_conflict is not None:
-            query["onConflict"] = self.on_conflict
-        if self.continues is not None:
-            query["continues"] = self.continues
-        target = generation_target(self.session_id, self.generation_id)
-        return Place(target, urlencode(query), self.lease_ms, next_seq, chunks)
-
-
-def finish_body(status: Status, **facts: Any) -> bytes:
-    """The body of a finish, with the facts that are not None. Raises TypeError if one is no JSON."""
-    return encode_chunk({"status": status, **{name: fact for name, fact in facts.items() if fact is not None}})
-
-
-def end_because(error: BaseException | None) -> tuple[Status, dict[str, Any]]:
-    """How a generation ends that its writer left like this."""
-    if error is None:
-        return Status.COMPLETE, {}
-    if isinstance(error, Exception):
-        return Status.FAILED, {"error": {"type": type(error).__name__, "message": str(error)[:ERROR_CHARS_MAX]}}
-    return Status.ABORTED, {"reason": "cancelled"}
+__all__ = ["Generation", "Pressure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +33,7 @@ class Pressure:
     drop: Callable[[Any], bool] | None
 
 
-class Generation:
+class Generation(Opened):
     """Write chunks inside `async with`; made by `Producer.generation`.
 
     Order and completeness: chunks become durable in the order in which they were written, each once, with none missing
@@ -135,18 +77,6 @@ class Generation:
         self._was_complete = False
         """Taken up after its finish: all that is left is to skip what is written again, and to finish likewise."""
         self._entered: Sender | None = None
-
-    @property
-    def session_id(self) -> str:
-        return self._opening.session_id
-
-    @property
-    def generation_id(self) -> str:
-        return self._opening.generation_id
-
-    @property
-    def message_id(self) -> str:
-        return self._opening.message_id
 
     @property
     def receipt(self) -> Receipt | None:
@@ -219,13 +149,12 @@ class Generation:
         nothing more. Raises what `write` raises, Unavailable if it took longer than `finish_timeout_s` (the broker ends
         the generation when its lease runs out), ValueError if `status` is no end, and TypeError if a value is no JSON.
         """
-        end = Status(status)
-        if end not in ENDED:
-            raise ValueError(f"a generation cannot be finished as {end}")
-        if self._was_complete and end is Status.COMPLETE:
+        told = {"reason": reason, "error": error, "usage": usage, "metadata": self._counted(metadata)}
+        finish = finish_of(status, **told)
+        if self._was_complete and finish.status is Status.COMPLETE:
             return None
         self._sender.check()
-        self._close(end, reason=reason, error=error, usage=usage, metadata=metadata)
+        self._sender.close(finish)
         await self._sender.over.wait()
         self._sender.raise_error()
         return self.receipt
@@ -265,7 +194,7 @@ class Generation:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._sender.closing and self.error is None:
-            self._close_because(error)
+            self._sender.close(finish_of(**end_because(error), metadata=self._counted(None)))
         await self._sender.leave(error)
 
     @property
@@ -298,14 +227,9 @@ class Generation:
         delta = self._pressure.coalescer.delta(chunk, encoded)
         return delta if merging is Merging.ALWAYS or self._sender.is_pressed else None
 
-    def _close(self, status: Status, **facts: Any) -> None:
-        if self.dropped_chunks:
-            facts["metadata"] = {**(facts.get("metadata") or {}), "droppedChunks": self.dropped_chunks}
-        self._sender.close(finish_body(status, **facts))
-
-    def _close_because(self, error: BaseException | None) -> None:
-        status, facts = end_because(error)
-        self._close(status, **facts)
+    def _counted(self, metadata: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """With what was dropped."""
+        return {**(metadata or {}), "droppedChunks": self.dropped_chunks} if self.dropped_chunks else metadata
 
     async def _take_up(self) -> int:
         """Ask how far earlier processes got; the seq to go on with. Raises Fenced if there is nothing to go on with."""
@@ -326,9 +250,8 @@ class Generation:
 
         An end in the place of that batch settles it; if that is refused, the batch has arrived meanwhile.
         """
-        body = encode_chunk({"status": Status.ABORTED, "reason": Reason.STOPPED})
         try:
-            receipt = await self._sender.end_unopened(body)
+            receipt = await self._sender.end_unopened(finish_of(Status.ABORTED, reason=Reason.STOPPED))
         except Refused as refusal:
             if refusal.code != Code.PAYLOAD_MISMATCH:
                 raise

@@ -17,11 +17,12 @@ import anyio.to_thread
 from consumer.errors import Finished, SpoolError, SpoolFull, Unavailable
 from producer.coalesce import Merging
 from producer.control import Control
+from producer.ending import Finish
 from producer.forwarder import Forwarder, Network
-from producer.generation import Opening
 from producer.guard import GuardedTransport
 from producer.limits import Limits
 from producer.metrics import Metrics
+from producer.opening import Opening
 from producer.pace import Pace
 from producer.signal import Signal
 from producer.spool import Kept, Spool, State
@@ -168,9 +169,9 @@ class Outbox:
             raise SpoolFull(f"the spool holds {self._spool.bytes} bytes; {self._spool.bytes_max} are allowed")
         await self.change(lambda spool: spool.add(kept_id, encoded))
 
-    async def tell_end(self, kept_id: int, body: bytes) -> None:
+    async def tell_end(self, kept_id: int, finish: Finish) -> None:
         """Returns when the end is in the spool."""
-        await self.change(lambda spool: spool.end(kept_id, body))
+        await self.change(lambda spool: spool.end(kept_id, finish.body))
 
     # -- delivery ----------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,12 @@ from producer import websocket
 from producer.archive import import_session
 from producer.coalesce import Coalescer, Merging
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
-from producer.generation import Generation, Opening, Pressure
+from producer.generation import Generation, Pressure
 from producer.guard import GuardedTransport
 from producer.health import Health, HealthState
 from producer.limits import Limits
 from producer.metrics import Metrics
+from producer.opening import Opening
 from producer.outbox import Outbox
 from producer.pipeline import Pipeline
 from producer.spooled import SpooledGeneration

@@ -12,7 +12,7 @@ from consumer.retry import persist
 from consumer.transport import Request
 from consumer.wire import Code, Status
 from producer.batcher import Batch
-from producer.encoding import encode_chunk
+from producer.ending import Finish, finish_of
 from producer.guard import GuardedTransport
 from producer.limits import Limits
 from producer.ndjson import NdjsonConnection
@@ -43,6 +43,8 @@ class Sender(Pipeline[Receipt]):
         self._mode = mode
         self._posts = PostUpload(transport, place)
         self._stream = self._streaming() if streams else None
+        self.told_status = Status.COMPLETE
+        """How it ends, once that was told: complete, if an earlier process has."""
 
     @property
     def chunks_durable(self) -> int:
@@ -59,19 +61,20 @@ class Sender(Pipeline[Receipt]):
         """Whether the broker may have the generation."""
         return self._window.next_seq > 0
 
-    def close(self, body: bytes) -> None:
+    def close(self, finish: Finish) -> None:
         """Queue the finish, and start the clock of the ending."""
-        self.end(_finish(body))
+        self.told_status = finish.status
+        self.end(_finish(finish.body))
 
     def abort(self) -> None:
         """See Pipeline."""
         if not self.closing and self.error is None:
-            self.close(encode_chunk({"status": Status.ABORTED, "reason": "the producer was closed"}))
+            self.close(finish_of(Status.ABORTED, reason="the producer was closed"))
 
-    async def end_unopened(self, body: bytes) -> Receipt:
+    async def end_unopened(self, finish: Finish) -> Receipt:
         """Finish in the place of the first batch. Call it when `over`, and no batch was acknowledged."""
         return await persist(
-            partial(self._posts.send, 0, _finish(body)), self._limits, deadline_s=self._limits.deadline_s
+            partial(self._posts.send, 0, _finish(finish.body)), self._limits, deadline_s=self._limits.deadline_s
         )
 
     async def _post(self, seq: int, batch: Batch) -> Receipt:
@@ -121,8 +124,8 @@ class Sender(Pipeline[Receipt]):
         if head is None or refusal.code == Code.PAYLOAD_MISMATCH:  # then that seq is another writer's
             return
         lost = {"firstChunk": self.chunks_durable, "chunks": self._window.chunks + self._batcher.chunks}
-        body = encode_chunk({"status": "failed", "error": {"code": refusal.code, "lost": lost}})
-        attempt = partial(self._posts.send, head.seq, _finish(body))
+        finish = finish_of(Status.FAILED, error={"code": refusal.code, "lost": lost})
+        attempt = partial(self._posts.send, head.seq, _finish(finish.body))
         with anyio.CancelScope(shield=True):
             try:
                 await persist(attempt, self._limits, deadline_s=self._limits.finish_timeout_s)

@@ -10,18 +10,19 @@ from typing import Any, Self
 import anyio
 
 from consumer.errors import ChunkTooLarge, ClientError, Finished, SpoolError
-from consumer.wire import ENDED, Status
+from consumer.wire import Status
 from producer.coalesce import Merging
 from producer.encoding import encode_chunk
+from producer.ending import Finish, end_because, finish_of
 from producer.forwarder import Forwarder
-from producer.generation import Opening, end_because, finish_body
 from producer.limits import Limits
+from producer.opening import Opened, Opening
 from producer.outbox import Outbox
 
 __all__ = ["SpooledGeneration"]
 
 
-class SpooledGeneration:
+class SpooledGeneration(Opened):
     """Write chunks inside `async with`; made by `Producer.spooled`.
 
     `write` and `finish` return when the spool has what they were given: it survives this process, a power loss, and any
@@ -48,18 +49,6 @@ class SpooledGeneration:
         self._ended = False
         self.written_chunks = 0
         """In the spool or delivered, over all processes."""
-
-    @property
-    def session_id(self) -> str:
-        return self._opening.session_id
-
-    @property
-    def generation_id(self) -> str:
-        return self._opening.generation_id
-
-    @property
-    def message_id(self) -> str:
-        return self._opening.message_id
 
     @property
     def error(self) -> ClientError | None:
@@ -94,11 +83,9 @@ class SpooledGeneration:
 
         Raises what `write` raises, ValueError if `status` is no end, and TypeError if a value is no JSON.
         """
-        end = Status(status)
-        if end not in ENDED:
-            raise ValueError(f"a generation cannot be finished as {end}")
+        finish = finish_of(status, reason=reason, error=error, usage=usage, metadata=metadata)
         self._check()
-        await self._end(finish_body(end, reason=reason, error=error, usage=usage, metadata=metadata))
+        await self._end(finish)
 
     async def delivered(self, within_s: float = math.inf) -> None:
         """Wait until the broker has everything that was written, and the end, if that was told.
@@ -120,17 +107,16 @@ class SpooledGeneration:
     ) -> None:
         if self._ended or self.error is not None:
             return
-        status, facts = end_because(error)
         try:
             with anyio.CancelScope(shield=True):
-                await self._end(finish_body(status, **facts))
+                await self._end(finish_of(**end_because(error)))
         except SpoolError as spool_error:
             if error is None:
                 raise
             error.add_note(f"the end of generation {self.generation_id} could not be kept: {spool_error}")
 
-    async def _end(self, body: bytes) -> None:
-        await self._outbox.tell_end(self._forwarder.kept_id, body)
+    async def _end(self, finish: Finish) -> None:
+        await self._outbox.tell_end(self._forwarder.kept_id, finish)
         self._ended = True
         self._forwarder.notify()
 
