@@ -94,6 +94,7 @@ class RecordType(StrEnum):
     STOP = "stop"
     PRESENCE = "presence"
     APPROVAL = "approval"
+    SETTLEMENT = "settlement"
 
 
 class Code(StrEnum):

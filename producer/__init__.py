@@ -33,6 +33,7 @@ from consumer.errors import (
 from consumer.transport import HttpTransport, Request, Response, Transport
 from producer.coalesce import Merging, has_no_effect
 from producer.control import MessageReceipt, SessionReceipt, Stopped
+from producer.ending import Ended
 from producer.generation import Generation
 from producer.health import HealthState
 from producer.limits import Limits
@@ -40,6 +41,7 @@ from producer.metrics import Duration, Metrics
 from producer.outbox import Outbox
 from producer.producer import Producer
 from producer.protocol import Appended, StreamInfo
+from producer.settlement import Settle
 from producer.spool import Kept
 from producer.spooled import SpooledGeneration
 from producer.stream_producer import StreamProducer
@@ -59,6 +61,7 @@ __all__ = [
     "Closed",
     "Conflict",
     "Duration",
+    "Ended",
     "Fenced",
     "Finished",
     "Gap",
@@ -80,6 +83,7 @@ __all__ = [
     "Request",
     "Response",
     "SessionReceipt",
+    "Settle",
     "SpoolCorrupt",
     "SpoolError",
     "SpoolFull",

@@ -12,7 +12,7 @@ from consumer.address import generation_target, messages_target, session_target,
 from consumer.answer import read
 from consumer.retry import persist
 from consumer.transport import Request, Transport
-from consumer.wire import JSON
+from consumer.wire import JSON, RecordType
 from producer.encoding import encode_chunk
 from producer.limits import Limits
 
@@ -62,6 +62,12 @@ class GenerationState(msgspec.Struct, frozen=True, rename="camel"):
     reason: str | None = None
 
 
+class _Added(msgspec.Struct):
+    """A record that is durable."""
+
+    offset: str
+
+
 class Control:
     """The requests, each tried until it is answered or the deadline passed. They raise what `consumer.errors` lists."""
 
@@ -88,6 +94,11 @@ class Control:
         """Add a whole message, or confirm it."""
         target = with_query(messages_target(session_id), {"txid": txid})
         return await self._call(_json("POST", target, message), MessageReceipt)
+
+    async def upsert(self, session_id: str, record_type: RecordType, key: str, value: Mapping[str, Any]) -> None:
+        """Add a record that is neither a message nor a chunk, or replace the one with this key."""
+        body = {"type": record_type, "key": key, "value": value}
+        await self._call(_json("POST", f"{session_target(session_id)}/records", body), _Added)
 
     async def stop(self, session_id: str, generation_id: str, requested_by: str | None, reason: str | None) -> Stopped:
         """End a generation, or learn how it ended."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from consumer.wire import ENDED, Status
+from consumer.errors import ClientError, Fenced, Refused
+from consumer.wire import ENDED, Code, Status
 from producer.encoding import encode_chunk
 
-__all__ = ["Ended", "Finish", "described", "end_because", "finish_of"]
+__all__ = ["Ended", "Finish", "described", "end_because", "ended_by", "finish_of"]
 
 ERROR_CHARS_MAX = 2_000
 """Of an exception's text in the log of a session: a message for people, not a dump."""
@@ -28,7 +29,30 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """`stopped`, `superseded`, `LEASE_EXPIRED`, …; or the code of the error for which it could go no further."""
     is_certain: bool = True
-    """False if the broker could not be asked: it may have ended in another way, at the latest with its lease."""
+    """False if the broker could not be asked: it may have taken the end all the same, or its lease has ended it."""
+
+
+def ended_by(
+    session_id: str, generation_id: str, message_id: str, *, told: Status, error: ClientError | None
+) -> Ended | None:
+    """How it ended whose end was `told`, unless it ran into an error; None if it turned out to be another writer's."""
+    status, reason, is_certain = str(told), None, True
+    if isinstance(error, Fenced):
+        status, reason = error.generation_status or Status.ABORTED, error.reason
+    elif isinstance(error, Refused):
+        if error.code == Code.PAYLOAD_MISMATCH:
+            return None
+        status, reason = Status.FAILED, error.code
+    elif error is not None:
+        status, reason, is_certain = Status.FAILED, error.code, False
+    return Ended(
+        session_id=session_id,
+        generation_id=generation_id,
+        message_id=message_id,
+        status=status,
+        reason=reason,
+        is_certain=is_certain,
+    )
 
 
 class Finish(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -21,11 +21,11 @@ from consumer.errors import (
     SpoolFull,
     Unavailable,
 )
-from consumer.wire import ENDED, Reason
+from consumer.wire import ENDED, Reason, Status
 from producer.batcher import Batch
 from producer.coalesce import Coalescer, Delta, Merging
 from producer.control import Control, GenerationState
-from producer.ending import Finish
+from producer.ending import Ended, Finish, ended_by
 from producer.guard import GuardedTransport
 from producer.limits import Limits
 from producer.metrics import Metrics
@@ -33,7 +33,7 @@ from producer.opening import Opening
 from producer.pace import Pace
 from producer.sender import Sender
 from producer.signal import Signal
-from producer.spool import Kept, Spool, State
+from producer.spool import Change, Kept, Spool, State
 from producer.uploads import Place, Receipt, UploadMode
 from producer.window import Flight
 
@@ -45,12 +45,6 @@ PAGE_CHUNKS_MAX: Final = 500
 """Read from the spool at once. What is read waits in memory until there is room to send it."""
 LANE_BUSY: Final = "LANE_BUSY"
 ID_CHARS_MAX: Final = 128
-
-
-class Change(Protocol):
-    """Makes a change of the spool durable, and returns what it returned."""
-
-    async def __call__(self, make: Callable[[Spool], T], /) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +61,8 @@ class Network:
     moved: Signal
     """Rings when one of them has got on."""
     mode: UploadMode
+    settles: bool
+    """What is over is to be settled."""
 
 
 class _Paused(Unavailable):
@@ -106,6 +102,11 @@ class Forwarder:
             self._is_fed and self._sender is not None and not self._sender.in_flight and not self._sender.queued_chunks
         )
 
+    @property
+    def is_concluding(self) -> bool:
+        """Whether the broker has its end too, and the spool is about to be told so."""
+        return self.is_idle and self._sender is not None and self._sender.closing
+
     def notify(self) -> None:
         """There is something new in the spool."""
         self._is_fed = False
@@ -139,7 +140,7 @@ class Forwarder:
             try:
                 await self._prepare(kept, sealed)
                 error = await self._send(kept, sealed)
-                if await self._settle(kept, error):
+                if await self._concluded(kept, error):
                     return
             except ClientError as trouble:
                 if isinstance(trouble, SpoolError):
@@ -229,22 +230,22 @@ class Forwarder:
 
     # -- and what comes after it -------------------------------------------------------------------------------------
 
-    async def _settle(self, kept: Kept, error: ClientError | None) -> bool:
+    async def _concluded(self, kept: Kept, error: ClientError | None) -> bool:
         """Whether it is over. Raises what passes, or is final."""
         if isinstance(error, _Paused):
             return True
         if error is None:
-            await self._keep(Spool.settle, self.kept_id, State.DELIVERED)
+            await self._conclude(State.DELIVERED)
             return True
         if isinstance(error, Fenced):
-            return await self._settle_fenced(kept, error)
+            return await self._concluded_fenced(kept, error)
         if isinstance(error, Refused) and error.code == LANE_BUSY:
             own_lane = {**kept.opening, "lane": f"~{kept.generation_id}"[:ID_CHARS_MAX]}
             await self._keep(Spool.open_with, self.kept_id, own_lane)
             return False
         raise error
 
-    async def _settle_fenced(self, kept: Kept, fence: Fenced) -> bool:
+    async def _concluded_fenced(self, kept: Kept, fence: Fenced) -> bool:
         """Late is not lost: after the lease ran out, what the broker has not got goes on in a new generation."""
         state: GenerationState = await self._network.control.generation_state(kept.session_id, kept.current_id)
         await self._keep(Spool.acknowledge, self.kept_id, state.seq)
@@ -261,15 +262,19 @@ class Forwarder:
         """Stopped, or superseded; or ended by ourselves, if the answer to our own finish was lost."""
         left = await self._keep(Spool.sealed, self.kept_id)
         if kept.end is not None and not left and state.status in ENDED and fence.reason == "finished":
-            await self._keep(Spool.settle, self.kept_id, State.DELIVERED)
+            await self._conclude(State.DELIVERED)
             return True
         self.error = fence
-        await self._keep(Spool.settle, self.kept_id, State.FENCED, str(fence))
+        await self._conclude(State.FENCED, fence)
         return True
 
     async def _refused(self, refusal: ClientError) -> None:
         self.error = refusal
-        await self._keep(Spool.settle, self.kept_id, State.REFUSED, str(refusal))
+        await self._conclude(State.REFUSED, refusal)
+
+    async def _conclude(self, state: str, error: ClientError | None = None) -> None:
+        """It is over; whether it is to be settled goes into the same transaction."""
+        await self._keep(_conclude, self.kept_id, state, error, self._network.settles)
 
 
 class _SpooledSender(Sender):
@@ -353,6 +358,16 @@ def _loaded(spool: Spool, kept_id: int) -> tuple[Kept, list[tuple[int, Batch]]]:
 
 def _next_page(spool: Spool, kept_id: int, after: int) -> tuple[list[tuple[int, bytes]], Kept]:
     return spool.page(kept_id, after, PAGE_CHUNKS_MAX), spool.get(kept_id)
+
+
+def _conclude(spool: Spool, kept_id: int, state: str, error: ClientError | None, settles: bool) -> None:  # noqa: FBT001  `_keep` passes positions
+    ended: Ended | None = None
+    if settles:
+        kept = spool.get(kept_id)
+        told = Finish.decoded(kept.end).status if kept.end is not None else Status.COMPLETE
+        message_id = kept.opening["message_id"]
+        ended = ended_by(kept.session_id, kept.generation_id, message_id, told=told, error=error)
+    spool.conclude(kept_id, state, None if error is None else str(error), settles=ended)
 
 
 def _open_late(spool: Spool, kept_id: int) -> None:

@@ -186,8 +186,7 @@ class Generation(Opened):
         self._entered = Sender(self._transport, place, self._limits, self._mode)
         if self._was_complete:
             self._entered.conclude()
-        else:
-            self._start(self._entered)
+        self._start(self._entered)
         return self
 
     async def __aexit__(

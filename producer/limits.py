@@ -53,6 +53,10 @@ class Limits(RequestLimits):
     """The ending of a generation: what is unacknowledged, and the finish. It also bounds how long a cancelled scope is
     held up. Whatever a broker did not get by then, its lease ends the generation."""
 
+    settle_deadline_s: float = 300.0
+    """From the first attempt to settle a generation to giving up: a deploy of the service that keeps quotas takes
+    minutes. One attempt has `attempt_timeout_s`."""
+
     degraded_after: int = 3
     """Attempts that failed in a row, over all batches: then one batch at a time. A window of `in_flight_max` that is
     lost with its connection counts once for each of its batches."""

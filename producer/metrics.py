@@ -46,6 +46,16 @@ class Metrics:
     """From the writing of a batch's oldest chunk to its acknowledgement."""
     finish: Duration = field(default_factory=Duration)
     """From the call to its acknowledgement, with all that had to be sent before."""
+    settlement: Duration = field(default_factory=Duration)
+    """From a generation's end to its being settled, those that were."""
+    failed_settlement_attempts: int = 0
+    """Times that the application could not settle one, and was asked again."""
+    failed_settlements: int = 0
+    """Given up: there is a record of each in its session."""
+    untold_settlements: int = 0
+    """Those of them of which there is no record, since the broker could not be told, or did not take it."""
+    unsettled: int = 0
+    """Being settled at this moment."""
     queued_chunks: int = 0
     """Written and not acknowledged."""
     queued_bytes: int = 0

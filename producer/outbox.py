@@ -24,6 +24,7 @@ from producer.limits import Limits
 from producer.metrics import Metrics
 from producer.opening import Opening
 from producer.pace import Pace
+from producer.settlement import KeptSettlements, Settle, Settlements
 from producer.signal import Signal
 from producer.spool import Kept, Spool, State
 from producer.uploads import UploadMode
@@ -56,7 +57,13 @@ class Outbox:
     """
 
     def __init__(
-        self, path: Path, transport: GuardedTransport, limits: Limits, metrics: Metrics, mode: UploadMode
+        self,
+        path: Path,
+        transport: GuardedTransport,
+        limits: Limits,
+        metrics: Metrics,
+        mode: UploadMode,
+        settle: Settle | None,
     ) -> None:
         self._path = path
         self._limits = limits
@@ -72,7 +79,12 @@ class Outbox:
             metrics,
             self._moved,
             mode,
+            settle is not None,
         )
+        self._settling: KeptSettlements | None = None
+        if settle is not None:
+            settlements = Settlements(settle, self._network.control, patient, metrics)
+            self._settling = KeptSettlements(self.change, settlements, limits, self._moved)
         self._spool: Spool | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._changes: list[_Change] = []
@@ -80,6 +92,7 @@ class Outbox:
         """Rings when a change was asked for, and when it closes."""
         self._closing = False
         self._forwarders: dict[int, Forwarder] = {}
+        self._settling_scope = anyio.CancelScope(shield=True)
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -94,6 +107,7 @@ class Outbox:
                 try:
                     for kept in await self.change(lambda spool: spool.all_in(*_LIVE)):
                         self._forwarder_of(kept)
+                    tasks.start_soon(self._settle)
                     yield
                 finally:
                     await self._close()
@@ -106,12 +120,27 @@ class Outbox:
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(self._limits.finish_timeout_s):
                 await self.drained()
+                while not self._has_settled:
+                    await self._moved.wait()
+            self._settling_scope.cancel()
             for forwarder in self._forwarders.values():
                 forwarder.stop()
             for forwarder in [*self._forwarders.values()]:
                 await forwarder.over.wait()
             self._closing = True
             self._asked.ring()
+
+    @property
+    def _has_settled(self) -> bool:
+        """Whether all that is over is settled."""
+        if self._settling is None:
+            return True
+        return self._settling.is_idle and not any(one.is_concluding for one in self._forwarders.values())
+
+    async def _settle(self) -> None:
+        with self._settling_scope:
+            if self._settling is not None:
+                await self._settling.run()
 
     # -- the spool, from its thread ----------------------------------------------------------------------------------
 
@@ -188,6 +217,8 @@ class Outbox:
     async def _run(self, forwarder: Forwarder) -> None:
         await forwarder.run()
         del self._forwarders[forwarder.kept_id]
+        if self._settling is not None:
+            self._settling.look()
         self._moved.ring()
 
     async def drained(self, within_s: float = math.inf) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from producer import websocket
 from producer.archive import import_session
 from producer.coalesce import Coalescer, Merging
 from producer.control import Control, MessageReceipt, SessionReceipt, Stopped
+from producer.ending import ended_by
 from producer.generation import Generation, Pressure
 from producer.guard import GuardedTransport
 from producer.health import Health, HealthState
@@ -27,6 +29,8 @@ from producer.metrics import Metrics
 from producer.opening import Opening
 from producer.outbox import Outbox
 from producer.pipeline import Pipeline
+from producer.sender import Sender
+from producer.settlement import Settle, Settlements
 from producer.spooled import SpooledGeneration
 from producer.streams import Streams
 from producer.uploads import UploadMode
@@ -58,6 +62,13 @@ class Producer:
     With `spool`, a path, `spooled` makes generations that survive the process; entering then raises SpoolInUse,
     SpoolCorrupt or another SpoolError if the file cannot be used.
 
+    `settle` is awaited with each generation that is over, however it ended, until it returns: for what has to be done
+    once for an answer, such as releasing a quota. It may be called more than once for one generation, never at once. An
+    exception is an attempt that failed, and is followed by another (but for a ClientError that is not `retryable`),
+    until `settle_deadline_s` has passed; then a record of type `settlement` in the session tells readers that it
+    failed. What ended in a spool is remembered there until it is settled, by the next process if need be; of anything
+    else a killed process leaves nothing to settle. Leaving the producer gives it `finish_timeout_s`.
+
     `headers` and `params` go with every request; a function among them, async or not, is called for each one, so that a
     token can be renewed. All requests are retried on connection errors, time outs, 408, 429 and 5xx, as long as the
     deadline allows; doing so never doubles anything. Every error is one of `consumer.errors`. Raises ValueError if the
@@ -74,6 +85,7 @@ class Producer:
         transport: Transport | None = None,
         spool: Path | str | None = None,
         upload: UploadMode | str | None = None,
+        settle: Settle | None = None,
     ) -> None:
         self._mode = _mode_for(transport) if upload is None else _usable(UploadMode(upload), transport)
         self._limits = limits or Limits()
@@ -81,7 +93,8 @@ class Producer:
         self._counted = Metrics()
         self._transport = GuardedTransport(transport or _http(url, self._limits, headers, params), self._health)
         self._control = Control(self._transport, self._limits)
-        self._outbox = None if spool is None else self._make_outbox(Path(spool))
+        self._settlements = None if settle is None else Settlements(settle, self._control, self._limits, self._counted)
+        self._outbox = None if spool is None else self._make_outbox(Path(spool), settle)
         self._stack = AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._probing = anyio.CancelScope()
@@ -104,6 +117,8 @@ class Producer:
         assert self._tasks is not None
         self._probing.cancel()
         self._end_all()
+        if self._settlements is not None:
+            self._settlements.hurry()
         try:
             # Not told of the caller's exception: a task group would wrap it into a group.
             try:
@@ -130,6 +145,7 @@ class Producer:
             self._counted,
             enqueue_to_durable=replace(self._counted.enqueue_to_durable),
             finish=replace(self._counted.finish),
+            settlement=replace(self._counted.settlement),
             queued_chunks=sum(pipeline.queued_chunks for pipeline in self._pipelines),
             queued_bytes=sum(pipeline.queued_bytes for pipeline in self._pipelines),
             in_flight_batches=sum(pipeline.in_flight for pipeline in self._pipelines),
@@ -237,7 +253,7 @@ class Producer:
             transport=self._transport,
             control=self._control,
             limits=self._limits,
-            start=self._start,
+            start=partial(self._start_generation, opening),
             resume=resume,
             pressure=Pressure(Merging(merging), Coalescer(format), drop),
             mode=self._mode,
@@ -283,13 +299,27 @@ class Producer:
             raise RuntimeError("this producer was made without a spool")
         return self._outbox
 
-    def _make_outbox(self, path: Path) -> Outbox:
-        return Outbox(path, self._transport, self._limits, self._counted, self._mode)
+    def _make_outbox(self, path: Path, settle: Settle | None) -> Outbox:
+        return Outbox(path, self._transport, self._limits, self._counted, self._mode, settle)
 
     def _end_all(self) -> None:
         """End what was left open: its writer is still inside, and learns it from its next call."""
         for pipeline in self._pipelines:
             pipeline.abort()
+
+    def _start_generation(self, opening: Opening, sender: Sender) -> None:
+        if not sender.over.is_set():
+            self._start(sender)
+        if self._settlements is not None and self._tasks is not None:
+            self._tasks.start_soon(self._settle_when_over, self._settlements, opening, sender)
+
+    async def _settle_when_over(self, settlements: Settlements, opening: Opening, sender: Sender) -> None:
+        with anyio.CancelScope(shield=True):
+            await sender.over.wait()
+        ids = opening.session_id, opening.generation_id, opening.message_id
+        ended = ended_by(*ids, told=sender.told_status, error=sender.error)
+        if ended is not None:
+            await settlements.settle(ended)
 
     def _start(self, pipeline: Pipeline[Any]) -> None:
         if self._tasks is None:

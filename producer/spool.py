@@ -1,6 +1,7 @@
 """What was written and is not delivered yet, in one SQLite file. Synchronous: `Outbox` calls it from a thread.
 
     generations   one row each: how it is opened, how far its sequence is, whether its end was told
+    settlements   those that are over and not settled yet; since version 2
     chunks        written, not in a batch yet; n counts them
     batches       cut, with their seq and the very bytes that travel; gone when acknowledged
 
@@ -18,19 +19,22 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import msgspec
 
 from consumer.errors import SpoolCorrupt, SpoolError, SpoolFull, SpoolInUse
 from producer.batcher import Batch
+from producer.ending import Ended
 from producer.file_lock import FileLock, LockTaken
 
-__all__ = ["Kept", "Spool", "State"]
+__all__ = ["Change", "Kept", "Spool", "State", "Unsettled"]
+
+T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x53464F42
 """In the file's header: it is a spool and not somebody's database. Any number of our own will do."""
-VERSION: Final = 1
+VERSION: Final = 2
 DELIVERED_KEPT_MAX: Final = 1_000
 """Rows of delivered generations that are kept, so that one is known when its application comes back and asks."""
 _SIDE_FILES: Final = ("", "-wal", "-shm")
@@ -59,6 +63,7 @@ CREATE TABLE batches (
     last INTEGER NOT NULL, PRIMARY KEY (generation, seq)
 ) WITHOUT ROWID;
 """
+_SCHEMA_2: Final = "CREATE TABLE settlements (id INTEGER PRIMARY KEY, ended BLOB NOT NULL, failure BLOB);"
 
 
 class State:
@@ -94,6 +99,21 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 _COLUMNS: Final = ", ".join(Kept.__struct_fields__)
+
+
+class Unsettled(msgspec.Struct, frozen=True):
+    """A generation that is over, and is to be settled."""
+
+    id: int
+    ended: Ended
+    failure: dict[str, Any] | None
+    """Why that was given up; readers are to be told."""
+
+
+class Change(Protocol):
+    """Makes a change of the spool durable, and returns what it returned."""
+
+    async def __call__(self, make: Callable[[Spool], T], /) -> T: ...
 
 
 class Spool:
@@ -228,8 +248,11 @@ class Spool:
             "UPDATE generations SET opening = ? WHERE id = ?", (msgspec.json.encode(opening), kept_id)
         )
 
-    def settle(self, kept_id: int, state: str, error: str | None = None) -> None:
-        """It is over. What a refused one has left is kept."""
+    def conclude(self, kept_id: int, state: str, error: str | None = None, *, settles: Ended | None = None) -> None:
+        """It is over. What a refused one has left is kept. With `settles`, that is still to be done."""
+        if settles is not None:
+            ended = msgspec.json.encode(settles)
+            self._connection.execute("INSERT INTO settlements (ended) VALUES (?)", (ended,))
         self._connection.execute("UPDATE generations SET state = ?, error = ? WHERE id = ?", (state, error, kept_id))
         if state != State.REFUSED:
             self._empty(kept_id)
@@ -238,6 +261,24 @@ class Spool:
                 f"DELETE FROM generations WHERE id IN ({newest})",  # noqa: S608  a constant, above
                 (State.DELIVERED, State.FENCED, DELIVERED_KEPT_MAX),
             )
+
+    def unsettled(self, count_max: int) -> list[Unsettled]:
+        """What is to be settled, oldest first."""
+        rows = self._connection.execute("SELECT id, ended, failure FROM settlements ORDER BY id LIMIT ?", (count_max,))
+        return [
+            Unsettled(number, msgspec.json.decode(ended, type=Ended), failure and msgspec.json.decode(failure))
+            for number, ended, failure in rows
+        ]
+
+    def give_up_settling(self, number: int, failure: dict[str, Any]) -> None:
+        """It cannot be settled; what is left is to tell."""
+        self._connection.execute(
+            "UPDATE settlements SET failure = ? WHERE id = ?", (msgspec.json.encode(failure), number)
+        )
+
+    def settled(self, number: int) -> None:
+        """Nothing is left to do for it."""
+        self._connection.execute("DELETE FROM settlements WHERE id = ?", (number,))
 
     def discard(self, kept_id: int) -> None:
         """Forget a generation with all that is left of it."""
@@ -311,9 +352,10 @@ def _set_up(path: Path, connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(found)
     for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"):
         connection.execute(f"PRAGMA {pragma}")
-    if not tables:
+    if not tables or version < VERSION:
+        schema = _SCHEMA_2 if tables else _SCHEMA + _SCHEMA_2
         connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+            f"BEGIN; {schema} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
         )
 
 

@@ -225,7 +225,7 @@ def add_message(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outc
 
 
 def add_record(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
-    """Add an upsert of presence or approval: readers keep the newest of each key."""
+    """Add an upsert of presence, approval or settlement: readers keep the newest of each key."""
     work = opened(changes, entry, index, now_ms)
     if work is None:
         return refused(Code.SESSION_NOT_FOUND)

@@ -218,7 +218,7 @@ OPERATIONS: Final[dict[Route, Operation]] = {
     ),
     Route("POST", f"{_SESSION}/records"): Operation(
         "addRecord",
-        "Upsert a presence or an approval",
+        "Upsert a presence, an approval or a settlement",
         {201: t.Added},
         (_TXID,),
         t.Record,

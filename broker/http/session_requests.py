@@ -252,11 +252,14 @@ def _stop_session(request: Request, target: Target, body: bytes, parameters: dic
     return _entry(Kind.SESSION_STOP, request, target, parameters, options=options)
 
 
+_UPSERTED: Final = (RecordType.PRESENCE.value, RecordType.APPROVAL.value, RecordType.SETTLEMENT.value)
+
+
 def _record(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
     require_json(request.headers)
     told = fields(body, {"type", "key", "value", "txid"})
-    if told.get("type") not in (RecordType.PRESENCE.value, RecordType.APPROVAL.value):
-        raise BadRequest(Code.INVALID_BODY, "type is presence or approval")
+    if told.get("type") not in _UPSERTED:
+        raise BadRequest(Code.INVALID_BODY, f"type is one of {', '.join(_UPSERTED)}")
     key, value, txid = short_text(told, "key"), told.get("value"), short_text(told, "txid")
     if not key or not isinstance(value, dict):
         raise BadRequest(Code.INVALID_BODY, "a record has a key and a value that is a JSON object")

@@ -81,7 +81,7 @@ class SessionStop(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 class Record(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """A State Protocol upsert that is neither a message nor a chunk."""
 
-    type: Literal["presence", "approval"]
+    type: Literal["presence", "approval", "settlement"]
     key: Annotated[str, Meta(min_length=1, max_length=limits.HEADER_CHARS_MAX)]
     value: dict[str, Any]
     txid: Id | None = None

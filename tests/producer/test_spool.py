@@ -28,7 +28,7 @@ from producer import (
 )
 from producer.batcher import Batch
 from producer.pace import Pace
-from producer.spool import APPLICATION_ID, Spool, State
+from producer.spool import APPLICATION_ID, VERSION, Spool, State
 from tests.live import free_port
 from tests.producer.conftest import IMPATIENT
 from tests.producer.model import Fault, ModelBroker, serving, until
@@ -398,7 +398,7 @@ async def test_somebody_elses_database_is_left_alone(path: Path) -> None:
 async def test_spool_of_a_later_version_is_left_alone(path: Path) -> None:
     Spool(path, bytes_max=1).close()
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 2")
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
         assert database.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     database.close()
     with pytest.raises(SpoolError, match="version"):
@@ -431,7 +431,7 @@ def test_bytes_of_the_spool_are_those_of_what_is_in_it(path: Path) -> None:
     assert spool.bytes == 10
     spool.transact([lambda spool: spool.acknowledge(kept.id, 0)])
     assert spool.bytes == 3
-    spool.transact([lambda spool: spool.settle(kept.id, State.DELIVERED)])
+    spool.transact([lambda spool: spool.conclude(kept.id, State.DELIVERED)])
     assert spool.bytes == 0
     spool.close()
 
