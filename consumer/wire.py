@@ -41,6 +41,8 @@ PRODUCER_RECEIVED_SEQ: Final = "producer-received-seq"
 STREAM_DURABILITY: Final = "stream-durability"
 """Streamfold's: what an acknowledgement promises; see `Durability`."""
 REQUEST_ID: Final = "x-request-id"
+TXID: Final = "txid"
+"""Streamfold's: what the writer calls this write; its records carry it, and a reader can wait for it."""
 
 SEQ_MAX: Final = 2**53 - 1
 """Largest epoch or seq (PROTOCOL.md 5.2.1): what a JavaScript number holds exactly."""

@@ -27,6 +27,8 @@ class Batch:
     """When its oldest chunk was written."""
     written: int = field(default=0, compare=False)
     """Chunks as they were written: `chunks`, and those that were merged into them."""
+    txid: str | None = None
+    """What its writer calls it; its records carry that."""
 
 
 class Batcher:

@@ -61,6 +61,8 @@ class Finish(msgspec.Struct, frozen=True):
     status: Status
     body: bytes
     """The request that tells it."""
+    txid: str | None = None
+    """What it is called; the record of the end carries it."""
 
     @classmethod
     def decoded(cls, body: bytes) -> Finish:
@@ -81,15 +83,15 @@ def finish_of(
     error: Any = None,
     usage: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    txid: str | None = None,
 ) -> Finish:
     """The finish with what is not None. Raises ValueError if `status` is no end, TypeError if a value is no JSON."""
     end = Status(status)
     if end not in ENDED:
         raise ValueError(f"a generation cannot be finished as {end}")
     facts = {"reason": reason, "error": error, "usage": usage, "metadata": metadata}
-    return Finish(
-        end, encode_chunk({"status": end, **{name: fact for name, fact in facts.items() if fact is not None}})
-    )
+    given = {name: fact for name, fact in facts.items() if fact is not None}
+    return Finish(end, encode_chunk({"status": end, **given}), txid)
 
 
 def end_because(error: BaseException | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import anyio
 
+from consumer.address import checked_id
 from consumer.errors import BufferFull, ClientError, Fenced, Refused
 from consumer.wire import ENDED, Code, Reason, Status
 from producer.coalesce import Coalescer, Delta, Merging
@@ -142,15 +143,19 @@ class Generation(Opened):
         error: Any = None,
         usage: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        txid: str | None = None,
     ) -> Receipt | None:
         """End the generation; returns when everything written, and the end, are durable.
 
+        With `txid`, others can wait for that too (`Reader.wait_for_txid`): the record of the end carries it.
+
         The receipt is that of the end; None if an earlier process had finished it. Leaving the context afterwards does
         nothing more. Raises what `write` raises, Unavailable if it took longer than `finish_timeout_s` (the broker ends
-        the generation when its lease runs out), ValueError if `status` is no end, and TypeError if a value is no JSON.
+        the generation when its lease runs out), ValueError if `status` is no end or `txid` no id, and TypeError if a
+        value is no JSON.
         """
         told = {"reason": reason, "error": error, "usage": usage, "metadata": self._counted(metadata)}
-        finish = finish_of(status, **told)
+        finish = finish_of(status, **told, txid=txid if txid is None else checked_id("txid", txid))
         if self._was_complete and finish.status is Status.COMPLETE:
             return None
         self._sender.check()

@@ -32,11 +32,15 @@ class Opening:
     """`reject`: not at all while another runs in the lane; the default interrupts that one."""
     continues: str | None = None
     """The generation of this message that it goes on from; that one has ended."""
+    txid: str | None = None
+    """What its opening is called: the generation's record carries it, and the chunks of the first batch."""
 
     def __post_init__(self) -> None:
         generation_target(self.session_id, self.generation_id)
         checked_id("message_id", self.message_id)
         checked_id("lane", self.lane)
+        if self.txid is not None:
+            checked_id("txid", self.txid)
         if not LEASE_MS_MIN <= self.lease_ms <= LEASE_MS_MAX:
             raise ValueError(f"lease_ms must be {LEASE_MS_MIN} to {LEASE_MS_MAX}")
 
@@ -50,7 +54,7 @@ class Opening:
         if self.continues is not None:
             query["continues"] = self.continues
         target = generation_target(self.session_id, self.generation_id)
-        return Place(target, urlencode(query), self.lease_ms, next_seq, chunks)
+        return Place(target, urlencode(query), self.lease_ms, next_seq, chunks, self.txid)
 
 
 class Opened:

@@ -206,6 +206,7 @@ class Producer:
         role: str = "assistant",
         actor_id: str | None = None,
         lease_ms: int = LEASE_MS_DEFAULT,
+        txid: str | None = None,
         resume: bool = False,
         merging: Merging | str = Merging.NEVER,
         drop: Callable[[Any], bool] | None = None,
@@ -215,6 +216,9 @@ class Producer:
         No request is made on entering: the first batch opens the generation, and ends another that is open in the
         lane (`superseded`). Leaving it without having written anything opens and ends it at once. The generation is
         ended by the broker when nothing is heard of it for `lease_ms`; heartbeats are sent while nothing is written.
+
+        `txid` names the opening: a reader that waits for it (`Reader.wait_for_txid`) has the message when that returns.
+        `finish` takes one for the end. The receipts of `flush` and `finish` tell offsets.
 
         With `resume`, entering asks the broker how far earlier processes got (a generation that it does not know
         begins from the start). The caller then writes its chunks again *from the first*: as many as are durable
@@ -247,6 +251,7 @@ class Producer:
             role=role,
             actor_id=actor_id,
             lease_ms=lease_ms,
+            txid=txid,
         )
         return Generation(
             opening,
@@ -270,13 +275,14 @@ class Producer:
         role: str = "assistant",
         actor_id: str | None = None,
         lease_ms: int = LEASE_MS_DEFAULT,
+        txid: str | None = None,
         merging: Merging | str = Merging.ALWAYS,
     ) -> SpooledGeneration:
         """As `generation`, but written to the spool first: it survives this process, sleep, and being offline.
 
         The session is created if it is not there. Entering takes a generation up that an earlier process left, with
         `written_chunks`; it raises Finished if its end was told. Adjacent deltas are merged as they leave the spool,
-        for what waited long is much; `merging="never"` leaves the chunks alone.
+        for what waited long is much; `merging="never"` leaves the chunks alone. `txid` names the opening, as there.
 
         Raises RuntimeError if the producer has no spool, ValueError as `generation`.
         """
@@ -289,6 +295,7 @@ class Producer:
             role=role,
             actor_id=actor_id,
             lease_ms=lease_ms,
+            txid=txid,
         )
         return SpooledGeneration(self.outbox, opening, self._limits, Merging(merging))
 

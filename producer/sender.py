@@ -64,7 +64,7 @@ class Sender(Pipeline[Receipt]):
     def close(self, finish: Finish) -> None:
         """Queue the finish, and start the clock of the ending."""
         self.told_status = finish.status
-        self.end(_finish(finish.body))
+        self.end(_finish(finish))
 
     def abort(self) -> None:
         """See Pipeline."""
@@ -74,7 +74,7 @@ class Sender(Pipeline[Receipt]):
     async def end_unopened(self, finish: Finish) -> Receipt:
         """Finish in the place of the first batch. Call it when `over`, and no batch was acknowledged."""
         return await persist(
-            partial(self._posts.send, 0, _finish(finish.body)), self._limits, deadline_s=self._limits.deadline_s
+            partial(self._posts.send, 0, _finish(finish)), self._limits, deadline_s=self._limits.deadline_s
         )
 
     async def _post(self, seq: int, batch: Batch) -> Receipt:
@@ -82,8 +82,8 @@ class Sender(Pipeline[Receipt]):
         stream = self._stream
         if stream is None or self._goes_alone:
             return await self._posts.send(seq, batch)
-        if batch.last and self._mode is UploadMode.NDJSON:  # a finish is a request of its own, behind the last line
-            await stream.rest()
+        if batch.last and (self._mode is UploadMode.NDJSON or batch.txid is not None):
+            await stream.rest()  # the finish is a request of its own, behind the last line or frame
             return await self._posts.send(seq, batch)
         try:
             return await stream.send(seq, batch)
@@ -125,7 +125,7 @@ class Sender(Pipeline[Receipt]):
             return
         lost = {"firstChunk": self.chunks_durable, "chunks": self._window.chunks + self._batcher.chunks}
         finish = finish_of(Status.FAILED, error={"code": refusal.code, "lost": lost})
-        attempt = partial(self._posts.send, head.seq, _finish(finish.body))
+        attempt = partial(self._posts.send, head.seq, _finish(finish))
         with anyio.CancelScope(shield=True):
             try:
                 await persist(attempt, self._limits, deadline_s=self._limits.finish_timeout_s)
@@ -178,5 +178,5 @@ def _is_held_back(error: ClientError) -> bool:
     return not isinstance(error, Refused) or error.code.startswith("HTTP_")
 
 
-def _finish(body: bytes) -> Batch:
-    return Batch(body, chunks=0, content_bytes=0, last=True)
+def _finish(finish: Finish) -> Batch:
+    return Batch(finish.body, chunks=0, content_bytes=0, last=True, txid=finish.txid)

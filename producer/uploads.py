@@ -15,7 +15,7 @@ import msgspec
 
 from consumer.answer import read
 from consumer.transport import Request, Transport
-from consumer.wire import JSON, PRODUCER_SEQ, STREAM_DURABILITY
+from consumer.wire import JSON, PRODUCER_SEQ, STREAM_DURABILITY, TXID
 from producer.batcher import Batch
 
 __all__ = ["Acknowledgement", "Place", "PostUpload", "Receipt", "Upload", "UploadMode"]
@@ -41,6 +41,8 @@ class Place:
     next_seq: int = 0
     chunks: int = 0
     """Durable before this process took it up."""
+    txid: str | None = None
+    """What the batch is called that opens it."""
 
     def query_for(self, seq: int) -> str:
         """What follows the path of a batch with this seq."""
@@ -102,6 +104,9 @@ class PostUpload:
         verb = "finish" if batch.last else "chunks"
         target = f"{self._place.target}/{verb}{self._place.query_for(seq)}"
         headers = {"content-type": JSON, PRODUCER_SEQ: str(seq)}
+        txid = batch.txid or (self._place.txid if seq == 0 else None)
+        if txid is not None:
+            headers[TXID] = txid
         response = await self._transport.send(Request("POST", target, batch.body, headers))
         return read(response, Acknowledgement).receipt(response.headers.get(STREAM_DURABILITY, ""))
 

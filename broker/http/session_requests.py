@@ -44,7 +44,7 @@ from broker.http.session_routes import Target, require_id
 from broker.http.streams import traceparent_of
 from consumer.fold import FORMATS
 from consumer.plain import encode
-from consumer.wire import ENDED, SEQ_MAX, Code, RecordType, Status
+from consumer.wire import ENDED, SEQ_MAX, TXID, Code, RecordType, Status
 
 _OPENING_FIELDS: Final = frozenset({"messageId", "lane", "format", "role", "actorId", "onConflict", "continues"})
 FORMAT_DEFAULT: Final = "ai-sdk-ui-message-stream"
@@ -120,7 +120,7 @@ def _entry(
 
 def _txid(request: Request, parameters: dict[str, str]) -> str:
     """What the writer calls this write: a parameter or, where the query belongs to the batch, a header."""
-    header = request.headers.get(b"txid", b"").decode("latin-1")
+    header = request.headers.get(TXID.encode(), b"").decode("latin-1")
     if header:
         require_id(header, "Txid", Code.INVALID_HEADER)
     return id_parameter(parameters, "txid", header)

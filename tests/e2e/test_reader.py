@@ -192,6 +192,39 @@ async def test_r30_who_waits_for_a_txid_is_told_when_it_can_be_read(broker: Brok
         assert record["key"] == "m"
 
 
+@pytest.mark.parametrize("upload", ["post", "ndjson", "websocket"])
+async def test_r30_generation_names_its_opening_and_its_end(broker: Broker, upload: str) -> None:
+    async with Producer(broker.url, upload=upload) as producer, Reader(broker.url, limits=PROMPT) as reader:
+        await producer.create_session("s")
+        async with producer.generation("s", "g", format="text", txid="begun") as generation:
+            await generation.write("first")
+            opened_at = await reader.wait_for_txid("s", "begun")
+            receipt = await generation.flush()
+            assert receipt is not None
+            assert opened_at == receipt.offset
+            await generation.write(", last")
+            await generation.flush()  # which goes over the connection, if there is one
+            ended = await generation.finish(txid="over")
+        assert ended is not None
+        assert await reader.wait_for_txid("s", "over", offset=opened_at) == ended.offset
+        snapshot = await reader.messages("s", at=ended.offset)
+        assert [(one["status"], text_of(one)) for one in snapshot.messages] == [("complete", "first, last")]
+        records = [record for record in (await reader.read("sessions/s")).records if isinstance(record, dict)]
+    named = [(record["type"], record["headers"].get("txid")) for record in records]
+    assert named == [("generation", "begun"), ("chunk", "begun"), ("chunk", None), ("generation", "over")]
+
+
+async def test_r30_txid_of_an_end_without_a_beginning_is_that_of_the_end(broker: Broker) -> None:
+    async with Producer(broker.url) as producer, Reader(broker.url, limits=PROMPT) as reader:
+        await producer.create_session("s")
+        async with producer.generation("s", "g", txid="begun") as generation:
+            with pytest.raises(ValueError, match="txid"):
+                await generation.finish(txid="no id")
+            ended = await generation.finish(txid="over")
+        assert ended is not None
+        assert await reader.wait_for_txid("s", "over") == ended.offset
+
+
 async def test_r30_txid_that_never_comes_is_given_up_at_the_deadline(broker: Broker) -> None:
     limits = replace(PROMPT, deadline_s=0.5)
     async with Producer(broker.url) as producer, Reader(broker.url, limits=limits) as reader:
