@@ -38,11 +38,21 @@ from broker.errors import (
 from broker.journal import Commit, Refused
 from broker.journal.audits import Audits
 from broker.journal.clock import Milliseconds, monotonic_ms
-from broker.journal.cluster_record import Audit, Envelope, Mark, Meta, decode, decode_mark, encode, encode_mark
+from broker.journal.cluster_record import (
+    Audit,
+    Envelope,
+    Mark,
+    Meta,
+    decode,
+    decode_mark,
+    encode,
+    encode_mark,
+    fingerprint,
+)
 from broker.journal.cluster_writer import RecordWriter
 from broker.journal.proposers import Proposers
 from broker.journal.rising import Rising
-from broker.journal.shared_log import LogLost, LogRecord, SharedLog
+from broker.journal.shared_log import LogLost, LogRecord, LogTruncated, SharedLog
 from consumer.wire import Durability
 
 log = logging.getLogger("streamfold.journal")
@@ -51,6 +61,8 @@ TICK_S: Final = 0.25
 """How often overdue proposals and due audits are looked for."""
 LOOK_S: Final = 1.0
 """How often a node asks whether it is behind: below LAG_S_MAX by much."""
+OUT_OF_TOUCH_S: Final = 3 * LOOK_S
+"""A node that was not current for so long says nothing about the log before it is: below what an election takes."""
 _NOWHERE: Final = Meta(b"", 0, 1)
 _numbers = struct.Struct("<QQ")
 _encode_facts = msgspec.msgpack.Encoder().encode
@@ -65,6 +77,7 @@ class Counts:
         self.foreign = 0  # somebody else's
         self.audits = 0  # that agreed
         self.audits_passed_over = 0  # that did not, and whose writers were outvoted, or by the log itself
+        self.diverged = 0  # this node's store is not what the log makes
 
 
 class _Taken(NamedTuple):
@@ -106,6 +119,8 @@ class ClusterJournal:
         self._meta = _NOWHERE
         self._index = 0  # of the newest applied entry
         self._position = 0  # of the next record to apply
+        self._newest: LogRecord | None = None  # the one before it, if it was applied since the last mark
+        self._newest_told = b""  # its fingerprint, if not
         self._time_ms = 0  # of the newest record; never goes back
         self._time_seen_ms = 0  # when that was, by the monotonic clock
         self._told_ms = 0  # the latest that `now_ms` has said
@@ -161,6 +176,7 @@ class ClusterJournal:
             self._is_made_anew = not mark
             if first == 0:
                 await self._find_meta(end)
+            await self._look_at_newest(first)
             self._replay_end = await self._log.end()
         except Unavailable as error:
             raise StartError(f"the log does not answer: {error}") from error
@@ -203,8 +219,10 @@ class ClusterJournal:
 
     def mark(self) -> bytes:
         """As in `Journal`."""
-        proposers = self._proposers.stored()
-        return encode_mark(Mark(self._meta, self._position, self._chain, proposers, self._boot, self._time_ms))
+        if self._newest is not None:
+            self._newest_told, self._newest = fingerprint(self._newest), None
+        proposers, newest = self._proposers.stored(), self._newest_told
+        return encode_mark(Mark(self._meta, self._position, self._chain, proposers, self._boot, self._time_ms, newest))
 
     async def catch_up(self) -> bool:
         """As in `Journal`; those who ask at the same time share a record.
@@ -268,6 +286,7 @@ class ClusterJournal:
         self._meta, self._position, self._chain, self._boot_before = mark.meta, mark.position, mark.chain, mark.boot
         self._behind.rise(mark.position)
         self._time_ms = max(self._time_ms, mark.time_ms)
+        self._newest_told = mark.newest
         self._proposers = Proposers(mark.proposers)
         self._audited_chain = mark.chain
         self._audits.note(mark.position, mark.chain)
@@ -284,18 +303,28 @@ class ClusterJournal:
     def _new_meta(self) -> Meta:
         return Meta(os.urandom(16), self._partition, self._partitions)
 
+    async def _look_at_newest(self, first: int) -> None:
+        """A log that lost records and has grown since looks whole: see that the last one applied is still there."""
+        if self._newest_told and self._position > first:
+            record = await self._record_at(self._position - 1)
+            if fingerprint(record) != self._newest_told:
+                self._lose(f"the log has another record at position {record.position} than the store was made from")
+
+    async def _record_at(self, position: int) -> LogRecord:
+        """A record that is there. Raises StartError."""
+        self._log.seek(position)
+        try:
+            async with asyncio.timeout(limits.CLUSTER_WAIT_S):
+                return (await self._log.read())[0]
+        except TimeoutError:
+            raise StartError(f"the record at position {position} of the log cannot be read") from None
+
     async def _find_meta(self, end: int) -> None:
         """Read the first record of the log, or write it. Whoever came first has said what holds."""
         if end == 0:
             with suppress(BrokerError):  # it may be there all the same; only what is read counts
                 await self._log.append(encode(Envelope(self._boot, 0, meta=self._new_meta())))
-        self._log.seek(0)
-        try:
-            async with asyncio.timeout(limits.CLUSTER_WAIT_S):
-                record = (await self._log.read())[0]
-        except TimeoutError:
-            raise StartError("the first record of the log cannot be read") from None
-        envelope = decode(record.data)
+        envelope = decode((await self._record_at(0)).data)
         if envelope is None or envelope.meta is None:
             raise StartError(
                 "the log holds what Streamfold has not written", "name a topic of its own with --kafka-topic"
@@ -324,7 +353,10 @@ class ClusterJournal:
         """The next record, looked at. Raises EngineStopped for one that must not be skipped."""
         self._look_for_missed()
         if not self._ready:
-            self._ready.extend(await self._log.read())
+            try:
+                self._ready.extend(await self._log.read())
+            except LogTruncated as error:
+                self._diverge(str(error))
         record = self._ready.popleft()
         if record.position != self._position:
             raise LogLost(f"the log handed out position {record.position} after {self._position - 1}")
@@ -371,6 +403,7 @@ class ClusterJournal:
             self._index += len(taken.commit.entries)
             self._chain = _chained(self._chain, taken.record.position, taken.commit, outcomes)
         self._position = taken.record.position + 1
+        self._newest = taken.record
         self._audits.note(self._position, self._chain)
         self._went_on.set()
         self._writer.look_idle()
@@ -453,9 +486,20 @@ class ClusterJournal:
             )
 
     def _diverge(self, reason: str) -> NoReturn:
+        self.counts.diverged += 1
         log.critical("DIVERGED: %s; the store of this node is not to be used any more", reason)
         self._quarantine(reason)
         raise Diverged(reason)
+
+    def _is_audit_due(self) -> bool:
+        """Whether to tell what this node made of the log.
+
+        Not after it was frozen or cut off, until it has caught up: should the log have lost records meanwhile, it will
+        find that out itself, and must not make all those doubt who are right.
+        """
+        is_in_touch = self.lag_s < OUT_OF_TOUCH_S
+        is_due = asyncio.get_running_loop().time() >= self._audit_due
+        return is_in_touch and is_due and self._chain != self._audited_chain
 
     def _put_audit_off(self) -> None:
         # Not all nodes at once: the first one's record tells the others that it is done.
@@ -469,7 +513,7 @@ class ClusterJournal:
             self._writer.give_up()
             self._look_for_missed()
             self._judge()
-            if asyncio.get_running_loop().time() >= self._audit_due and self._chain != self._audited_chain:
+            if self._is_audit_due():
                 self._put_audit_off()
                 self._writer.add(Envelope(0, 0, audit=Audit(self._meta.log_uuid, self._position, self._chain)))
 
@@ -479,11 +523,13 @@ class ClusterJournal:
         An end that was is good enough for that, and no record is written only to be ready.
         """
         while True:
-            asked_at = asyncio.get_running_loop().time()
+            asked_at, position = asyncio.get_running_loop().time(), self._position
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(limits.CATCH_UP_S):
-                    await self._read_past(await self._log.end() - 1)
-                self._current_at = asked_at
+                    end = await self._log.end()
+                    await self._read_past(end - 1)
+                if end >= position:  # else the server is behind this node, or the log has lost records
+                    self._current_at = asked_at
             await asyncio.sleep(LOOK_S)
 
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:

@@ -10,11 +10,13 @@ record of another version stops whoever does not know it; it is never skipped, f
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import msgspec
 
 from broker.errors import NewerFormat
+from broker.journal.shared_log import LogRecord
 
 _MAGIC: Final = b"SF"
 FORMAT_VERSION: Final = 1
@@ -56,6 +58,7 @@ class Mark(msgspec.Struct, array_like=True, frozen=True):
     proposers: bytes
     boot: int  # the one that wrote this
     time_ms: int = 0  # of the newest record before `position`, which may have had no entries to tell the store the time
+    newest: bytes = b""  # fingerprint of the record before `position`; empty where none was read, or nobody noted it
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -84,6 +87,13 @@ def decode(data: bytes) -> Envelope | None:
             "start the version that wrote it, or a newer one",
         )
     return _envelope.decode(memoryview(data)[len(_HEAD) :])
+
+
+def fingerprint(record: LogRecord) -> bytes:
+    """What tells a record from any other that might come to stand in its place."""
+    told = hashlib.blake2b(record.time_ms.to_bytes(8, "big"), digest_size=16)
+    told.update(record.data)
+    return told.digest()
 
 
 def encode_mark(mark: Mark) -> bytes:

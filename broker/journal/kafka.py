@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from broker import limits
 from broker.errors import OutcomeUnknown, StartError, Unavailable
 from broker.journal.kafka_topic import KafkaTopic, ensure_topic
-from broker.journal.shared_log import LogLost, LogRecord
+from broker.journal.shared_log import LogLost, LogRecord, LogTruncated
 
 log = logging.getLogger("streamfold.kafka")
 
@@ -31,6 +31,8 @@ _PAUSE_S: Final = 0.5
 """Before a consumer that failed is used, or made, again."""
 _LOOK_AGAIN_S: Final = 0.1
 """Before a broker is asked again for what it does not have."""
+_SILENCE_S_MAX: Final = 2 * _POLL_MS / 1000
+"""Between two looks of the consumer: who did not look for longer was frozen, and Kafka may have gone on without it."""
 _REBUILD_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
 """A client of a Kafka that comes and goes may start, or stop, for ever."""
 _APPEND_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
@@ -54,6 +56,7 @@ class Kafka:
         self._logs: dict[int, KafkaLog] = {}
         self._opening = asyncio.Lock()
         self._consuming: asyncio.Task[None] | None = None
+        self._looked_at = 0.0  # when the consumer was last asked, by the event loop's clock
         self._progress_at = 0.0  # when records last came, by the event loop's clock
         self._doubted_at: dict[int, float] = {}  # by partition: since when Kafka says to have less than it has told
 
@@ -86,7 +89,7 @@ class Kafka:
         self._asker = new_consumer(self.topic)
         await self._asker.start()
         self._consumer = await self._made_consumer()
-        self._progress_at = asyncio.get_running_loop().time()
+        self._progress_at = self._looked_at = asyncio.get_running_loop().time()
         self._consuming = asyncio.create_task(self._consume_forever(), name="kafka: consume")
 
     async def _made_consumer(self) -> Any:
@@ -98,7 +101,7 @@ class Kafka:
             consumer.assign(all_partitions)
             for place in all_partitions:
                 reader = self._logs.get(place.partition)
-                consumer.seek(place, 0 if reader is None else reader.next_position)
+                consumer.seek(place, 0 if reader is None else reader.look_back())
                 if reader is None or reader.is_full:
                     consumer.pause(place)
         except BaseException:
@@ -157,19 +160,30 @@ class Kafka:
     async def _consume(self) -> None:
         """Feed the logs; return when the consumer has stalled and was made anew."""
         while True:
+            self._look_back()
             # At once into our own queues: no fetch is sent while records of an earlier one lie in the client.
             found = await self._consumer.getmany(timeout_ms=_POLL_MS)
+            now = asyncio.get_running_loop().time()
+            if now > self._looked_at + _SILENCE_S_MAX:
+                self._doubt(*self._logs)
+                found = {}  # read again, behind the last one that is beyond doubt
+            self._looked_at = now
             for place, records in found.items():
                 self._doubted_at.pop(place.partition, None)
                 reader = self._logs.get(place.partition)
                 if reader is not None and reader.feed(records):
                     self._consumer.pause(place)
-            now = asyncio.get_running_loop().time()
             if found or not any(reader.is_behind for reader in self._logs.values()):
                 self._progress_at = now
             elif now > self._progress_at + self._stall_s:
                 await self._rebuild()
                 return
+
+    def _look_back(self) -> None:
+        """Let those who have doubts read the last record again."""
+        for reader in self._logs.values():
+            if reader.is_in_doubt:
+                self._consumer.seek(self.place(reader.partition), reader.look_back())
 
     async def _rebuild(self) -> None:
         """Make a consumer that stopped for good anew: it loses nothing, the logs know where they are."""
@@ -192,11 +206,15 @@ class Kafka:
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            if position < first or (position > end and self._is_beyond_doubt(place.partition)):
-                reader.lose(f"position {position} is asked for, Kafka has {first} to {end}")
+            told = f"position {position} is asked for, Kafka has {first} to {end}"
+            if position > end and self._is_beyond_doubt(place.partition):
+                reader.lose(LogTruncated(told))
+                self._consumer.pause(place)
+            elif position < first and first > reader.next_position:
+                reader.lose(LogLost(told))
                 self._consumer.pause(place)
             else:
-                self._consumer.seek(place, reader.next_position)
+                self._consumer.seek(place, reader.look_ahead() if position < first else reader.look_back())
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _is_beyond_doubt(self, partition: int) -> bool:
@@ -218,6 +236,7 @@ class Kafka:
             ask = asker.end_offsets if end else asker.beginning_offsets
             return int((await ask([place]))[place])
         except (KafkaError, OSError, TimeoutError) as error:
+            self._doubt(partition)
             raise Unavailable(f"Kafka does not tell where partition {partition} stands: {error}") from error
 
     async def append(self, partition: int, data: bytes) -> int:
@@ -232,7 +251,14 @@ class Kafka:
                 raise OutcomeUnknown("the producer does not answer")
             return int(told.result().offset)
         except (KafkaError, OSError, TimeoutError) as error:
+            self._doubt(partition)
             raise OutcomeUnknown(f"Kafka has not confirmed it: {error}") from error
+
+    def _doubt(self, *partitions: int) -> None:
+        """Something has happened under which these may have lost records."""
+        for partition in partitions:
+            if partition in self._logs:
+                self._logs[partition].doubt()
 
     async def trim(self, partition: int, position: int) -> None:
         """As `SharedLog.trim`."""
@@ -247,7 +273,12 @@ class Kafka:
 
 
 class KafkaLog:
-    """A `SharedLog`: one partition of the topic."""
+    """A `SharedLog`: one partition of the topic.
+
+    Kafka may lose what it has confirmed, when a replica must lead that was behind (an unclean election), and the client
+    does not notice (it does not speak KIP-320). So after everything that might have been one, a log looks back: it
+    reads the last record again, and what it finds there must be the same.
+    """
 
     def __init__(self, kafka: Kafka, partition: int) -> None:
         self.partition = partition
@@ -257,6 +288,9 @@ class KafkaLog:
         self._known_end = 0  # Kafka has records before this position
         self._records: deque[LogRecord] = deque()  # fed, and not yet read
         self._size_bytes = 0
+        self._last: LogRecord | None = None  # that was fed
+        self._doubts = False
+        self._is_looking_back = False  # the consumer was sent to `_last`, which is to be fed next
         self._came = asyncio.Event()
         self._lost: LogLost | None = None
 
@@ -277,6 +311,7 @@ class KafkaLog:
     def seek(self, position: int) -> None:
         """As in `SharedLog`."""
         self.next_position = position
+        self._last, self._is_looking_back = None, False
         self._records.clear()
         self._size_bytes = 0
         self._kafka.join(self)
@@ -322,19 +357,53 @@ class KafkaLog:
 
     def feed(self, records: Sequence[Any]) -> bool:
         """Records of this partition as the consumer found them; True when that was enough for now."""
-        for record in records:
-            if record.offset < self.next_position:
+        for record in records if self._lost is None else ():
+            found = LogRecord(record.offset, record.timestamp, record.value or b"")
+            if self._is_looking_back and not self._has_found_again(found):
+                break
+            if found.position < self.next_position:
                 continue  # of a fetch from before a seek
-            data = record.value or b""
-            self._records.append(LogRecord(record.offset, record.timestamp, data))
-            self._size_bytes += len(data)
-            self.next_position = record.offset + 1
+            self._records.append(found)
+            self._size_bytes += len(found.data)
+            self.next_position = found.position + 1
+            self._last = found
         self._came.set()
         return self.is_full
 
-    def lose(self, reason: str) -> None:
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether to look back."""
+        return self._doubts and self._lost is None
+
+    def doubt(self) -> None:
+        """Look back once more, to be sure."""
+        self._doubts = True
+
+    def look_ahead(self) -> int:
+        """Where the consumer is to go on, without looking back."""
+        self._doubts, self._is_looking_back = False, False
+        return self.next_position
+
+    def look_back(self) -> int:
+        """Where the consumer is to go on, at the last record if there is one."""
+        self._doubts = False
+        self._is_looking_back = self._last is not None
+        return self.next_position if self._last is None else self._last.position
+
+    def _has_found_again(self, found: LogRecord) -> bool:
+        """Whether this is the last record, as it was."""
+        self._is_looking_back = False
+        if self._last is None or found.position != self._last.position:
+            self.doubt()  # of a fetch from before the seek: once more
+            return False
+        if found != self._last:
+            self.lose(LogTruncated(f"the log has another record at position {found.position} than was read there"))
+            return False
+        return True
+
+    def lose(self, lost: LogLost) -> None:
         """There is nothing more to come."""
-        self._lost = LogLost(reason)
+        self._lost = lost
         self._came.set()
 
 

@@ -29,6 +29,10 @@ class LogLost(EngineStopped):
     spoils_reads = True
 
 
+class LogTruncated(LogLost):
+    """Worse: it no longer has what was read from it, or has something else there."""
+
+
 class SharedLog(Protocol):
     """The port. One owner: a journal, in one event loop."""
 
@@ -47,7 +51,7 @@ class SharedLog(Protocol):
         """Read from there on."""
 
     async def read(self) -> Sequence[LogRecord]:
-        """The next records in order, at least one: waits for it, through any outage. Raises LogLost."""
+        """The next records in order, at least one: waits for it, through any outage. Raises LogLost, LogTruncated."""
         ...
 
     async def append(self, data: bytes) -> int:
@@ -61,4 +65,4 @@ class SharedLog(Protocol):
         """Disconnect. Idempotent."""
 
 
-__all__ = ["LogLost", "LogRecord", "SharedLog"]
+__all__ = ["LogLost", "LogRecord", "LogTruncated", "SharedLog"]

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from broker.errors import OutcomeUnknown, Unavailable
-from broker.journal.shared_log import LogLost, LogRecord
+from broker.journal.shared_log import LogLost, LogRecord, LogTruncated
 
 
 class Records:
@@ -50,6 +50,7 @@ class MemoryLog:
         self.old_end: int | None = None
         self.late: list[bytes] = []
         self._next = 0
+        self._is_truncated = False
 
     async def open(self) -> None:
         pass
@@ -70,6 +71,8 @@ class MemoryLog:
         await self.readable.wait()
         if self._next < self.records.first:
             raise LogLost("the test has trimmed it")
+        if self._is_truncated:
+            raise LogTruncated("the test has truncated it")
         found = self.records.records[self._next - self.records.first :]
         self._next = self.records.end
         return found
@@ -84,6 +87,10 @@ class MemoryLog:
         if fault:
             raise OutcomeUnknown(f"the test says {fault}")
         return position
+
+    def truncate(self) -> None:
+        """The next read tells that what was read is gone."""
+        self._is_truncated = True
 
     def arrive(self) -> None:
         """What was held up comes now."""

@@ -11,7 +11,7 @@ from broker.core.outcome import Outcome, Result
 from broker.errors import Damaged, Diverged, EngineStopped, OutcomeUnknown, StartError, Unavailable
 from broker.journal import Commit, Refused
 from broker.journal.cluster import ClusterJournal
-from broker.journal.cluster_record import Envelope, decode, encode
+from broker.journal.cluster_record import Envelope, decode, decode_mark, encode
 from tests.broker.journal.bench import Heard
 from tests.broker.journal.memory_log import MemoryLog, Records
 from tests.eventually import eventually
@@ -520,6 +520,53 @@ async def test_log_that_lost_what_the_store_has_is_told_and_the_store_set_aside(
     with pytest.raises(Damaged, match="ends at position"):
         await again.start(index, mark)
     assert again.quarantined
+
+
+async def test_log_that_lost_records_and_grew_again_while_a_node_was_down_is_told_when_it_starts(
+    entry: MakeEntry,
+) -> None:
+    records = Records()
+    async with nodes(1, records) as (node,):
+        for number in range(3):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+        index, mark = node.index, node.mark
+    del records.records[2:]
+    async with nodes(1, records) as (other,):
+        for number in range(10, 15):
+            other.journal.propose(entry(number))
+            await other.heard.until_entries(len(other.heard.entries) + 1)
+        assert records.end > decode_mark(mark).position
+    again = Node(records)
+    with pytest.raises(Damaged, match="another record at position"):
+        await again.start(index, mark)
+    assert again.quarantined
+
+
+async def test_node_goes_on_where_its_store_stands_when_the_log_is_as_it_was(entry: MakeEntry) -> None:
+    records = Records()
+    async with nodes(1, records) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        index, mark = node.index, node.mark
+    again = Node(records)
+    await again.start(index, mark)
+    again.journal.propose(entry(2))
+    await again.heard.until_entries(1)
+    assert again.heard.indexes == [2]
+    assert not again.quarantined
+    await again.journal.aclose()
+
+
+async def test_node_that_is_told_by_the_log_that_it_lost_records_stops_and_its_store_is_set_aside() -> None:
+    async with nodes(1) as (node,):
+        await settled(node)
+        node.log.truncate()
+        node.log.records.put(b"somebody else's")
+        await node.heard.until(lambda: node.heard.stopped)
+        assert isinstance(node.heard.stopped[0], Diverged)
+        assert node.quarantined
+        assert node.journal.events["diverged"] == 1
 
 
 async def test_log_that_was_made_anew_under_its_name_is_told(entry: MakeEntry) -> None:

@@ -8,10 +8,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from msgspec.structs import replace
 
-from broker.errors import StartError
+from broker.errors import StartError, Unavailable
 from broker.journal.kafka import Kafka, KafkaLog
 from broker.journal.kafka_topic import KafkaTopic
-from broker.journal.shared_log import LogLost
+from broker.journal.shared_log import LogLost, LogTruncated
 from tests.kafka.cluster import PASSWORD, USERNAME, KafkaCluster
 
 
@@ -78,6 +78,46 @@ async def test_reader_whose_place_was_trimmed_is_told_and_does_not_jump(topic: K
     async with opened(topic) as (_, log):
         with pytest.raises(LogLost, match="position 0 is asked for, Kafka has 3 to 5"):
             await read(log, 1)
+
+
+async def test_reader_of_a_topic_that_was_made_anew_and_has_grown_since_does_not_go_on(topic: KafkaTopic) -> None:
+    """As after an unclean election: there are records where it reads on, and they are not the next ones."""
+    async with opened(topic) as (_, log):
+        for number in range(3):
+            await log.append(b"%d" % number)
+        assert await read(log, 3) == [b"0", b"1", b"2"]
+        admin = AIOKafkaAdminClient(bootstrap_servers=topic.bootstrap)
+        await admin.start()
+        await admin.delete_topics([topic.name])
+        await admin.close()
+        with pytest.raises(Unavailable):
+            await log.end()
+        async with opened(topic) as (_, other):
+            for number in range(10, 15):
+                await other.append(b"%d" % number)
+        with pytest.raises(LogTruncated, match="another record at position 2"):
+            await read(log, 1)
+
+
+async def test_reader_that_looks_back_reads_nothing_twice(topic: KafkaTopic) -> None:
+    async with opened(topic) as (_, log):
+        for number in range(6):
+            await log.append(b"%d" % number)
+            log.doubt()
+        assert await read(log, 6) == [b"%d" % number for number in range(6)]
+        log.doubt()
+        await log.append(b"6")
+        assert await read(log, 1) == [b"6"]
+
+
+async def test_reader_whose_last_record_was_trimmed_goes_on_without_looking_back(topic: KafkaTopic) -> None:
+    async with opened(topic) as (_, log):
+        await log.append(b"0")
+        assert await read(log, 1) == [b"0"]
+        await log.trim(1)
+        log.doubt()
+        await log.append(b"1")
+        assert await read(log, 1) == [b"1"]
 
 
 async def test_reader_that_is_slow_holds_no_more_than_its_bound(
