@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import uuid4
 
 from aiokafka.client import AIOKafkaClient
@@ -46,6 +46,17 @@ POLL_S = 0.05
 JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 
+BOTH, VOTER = "broker,controller", "controller"
+"""What a node is."""
+
+
+class Way(NamedTuple):
+    """How clients of a site come to a broker: by a port that it tells them, to a port that it listens on."""
+
+    port: int
+    broker_port: int
+
+
 class KafkaFailedError(Exception):
     """Kafka did not do what was asked within its bound; the text carries the end of its log."""
 
@@ -55,16 +66,22 @@ class KafkaCluster:
 
     Nodes count from 1. `start` returns when every broker knows of all others; it holds an event loop up that calls it.
     Leaving the context kills what still runs and, if it is left by an exception, prints the end of the logs.
+
+    A *site* is a place that clients reach it from through something of their own: what brokers tell clients who come in
+    by a site's ports is to come there again, where somebody is to pass bytes on (`ways`).
     """
 
-    def __init__(self, path: Path, nodes: int = 1, jvm: tuple[str, ...] = JVM) -> None:
+    def __init__(self, path: Path, nodes: int = 1, jvm: tuple[str, ...] = JVM, *, sites: int = 0) -> None:
         self.path = path
         self._jvm = jvm
         self.nodes = range(1, nodes + 1)
+        self._ways = {(site, node): Way(free_port(), free_port()) for site in range(sites) for node in self.nodes}
         self._ports = {node: (free_port(), free_port()) for node in self.nodes}  # clients', controllers'
         self._guarded_port = free_port()  # of node 1
         self.certificate = path / "certificate.pem"
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._voters: set[int] = set()
+        """Of these, those that are no brokers now."""
 
     @property
     def bootstrap(self) -> str:
@@ -80,6 +97,14 @@ class KafkaCluster:
     def pids(self) -> list[int]:
         """Of the processes that run."""
         return [process.pid for process in self._processes.values()]
+
+    def port(self, node: int) -> int:
+        """Where a node listens for clients."""
+        return self._ports[node][0]
+
+    def ways(self, site: int) -> dict[int, Way]:
+        """From a site to each node."""
+        return {node: way for (at, node), way in self._ways.items() if at == site}
 
     def env(self, topic: str = "", partitions: int = 4) -> dict[str, str]:
         """What a broker of ours has to be told, in its environment, to live in this cluster: in a topic of its own."""
@@ -111,10 +136,15 @@ class KafkaCluster:
             self.kill()
             raise
 
+    def start_as_voter(self, node: int) -> None:
+        """Start it as a controller alone: it votes, and what it has as a broker is out of reach."""
+        self._spawn(node, roles=VOTER)
+
     def kill(self, *nodes: int) -> None:
         """SIGKILL to these, or all that run."""
         for node in nodes or tuple(self._processes):
             process = self._processes.pop(node)
+            self._voters.discard(node)
             process.kill()
             process.wait()
 
@@ -148,14 +178,16 @@ class KafkaCluster:
             return self._log_path(node).read_bytes()[-LOG_SHOWN_BYTES_MAX:].decode(errors="replace")
         return ""
 
-    def _spawn(self, node: int, *options: str) -> None:
+    def _spawn(self, node: int, *options: str, roles: str = BOTH) -> None:
         folder = self.path / f"node-{node}"
         if not folder.exists():
             shutil.copytree(FORMATTED / str(node), folder)
         if not self.certificate.exists():
             self.certificate.write_bytes(self_signed())
         settings = self.path / f"node-{node}.properties"
-        settings.write_text(self._properties(node), encoding="ascii")
+        settings.write_text(self._properties(node, roles), encoding="ascii")
+        if roles == VOTER:
+            self._voters.add(node)
         if not options:
             options = ("-Xshare:auto", f"-XX:SharedArchiveFile={ARCHIVE}")
         with self._log_path(node).open("ab") as log:
@@ -166,22 +198,17 @@ class KafkaCluster:
                 stderr=log,
             )
 
-    def _properties(self, node: int) -> str:
+    def _properties(self, node: int, roles: str = BOTH) -> str:
         """`server.properties`. Internal topics are hardly used; the tests make their own."""
-        clients_port, controllers_port = self._ports[node]
         voters = ",".join(f"{node}@{HOST}:{port}" for node, (_, port) in self._ports.items())
-        guarded = f",GUARDED://{HOST}:{self._guarded_port}" if node == 1 else ""
         copies = len(self.nodes)
         in_sync = max(1, copies - 1)
         return f"""
-process.roles=broker,controller
+process.roles={roles}
 node.id={node}
 controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{HOST}:{clients_port},CONTROLLER://{HOST}:{controllers_port}{guarded}
-advertised.listeners=PLAINTEXT://{HOST}:{clients_port}{guarded}
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_SSL
+{self._listeners(node, roles)}
 listener.name.guarded.sasl.enabled.mechanisms=PLAIN
 listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \\
   user_{USERNAME}="{PASSWORD}";
@@ -212,6 +239,24 @@ log.segment.bytes=67108864
 log.cleaner.dedupe.buffer.size=8388608
 """
 
+    def _listeners(self, node: int, roles: str) -> str:
+        """Where it listens, and what it says of that to those who come."""
+        clients_port, controllers_port = self._ports[node]
+        ways = {site: way for (site, at), way in self._ways.items() if at == node}
+        protocols = "".join(f",SITE_{site}:PLAINTEXT" for site in ways)
+        for_controllers = f"CONTROLLER://{HOST}:{controllers_port}"
+        mapped = f"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,GUARDED:SASL_SSL{protocols}"
+        if roles == VOTER:
+            return f"listeners={for_controllers}\n{mapped}"
+        guarded = f",GUARDED://{HOST}:{self._guarded_port}" if node == 1 else ""
+        own = f"PLAINTEXT://{HOST}:{clients_port}{guarded}"
+        real = "".join(f",SITE_{site}://{HOST}:{way.broker_port}" for site, way in ways.items())
+        told = "".join(f",SITE_{site}://{HOST}:{way.port}" for site, way in ways.items())
+        return (
+            f"listeners={own},{for_controllers}{real}\nadvertised.listeners={own}{told}\n"
+            f"inter.broker.listener.name=PLAINTEXT\n{mapped}"
+        )
+
     def _wait_until_ready(self) -> None:
         with ThreadPoolExecutor(1) as thread:  # of its own: a fixture may be asked for inside an event loop
             thread.submit(self._wait).result()
@@ -227,8 +272,9 @@ log.cleaner.dedupe.buffer.size=8388608
 
     async def _is_ready(self) -> bool:
         """Whether every broker that runs knows of all that run."""
-        known = [await _brokers_known(f"{HOST}:{self._ports[node][0]}") for node in self._processes]
-        return all(count >= len(self._processes) for count in known)
+        brokers = self._processes.keys() - self._voters
+        known = [await _brokers_known(f"{HOST}:{self._ports[node][0]}") for node in brokers]
+        return all(count >= len(brokers) for count in known)
 
     def _log_path(self, node: int) -> Path:
         return self.path / f"node-{node}.log"

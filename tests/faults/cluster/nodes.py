@@ -12,23 +12,35 @@ import httpx
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.eventually import eventually
+from tests.faults.cluster.network import Network
 from tests.faults.cluster.raw_log import Replay, replayed
 from tests.faults.cluster.replicas import differences, dumped, paths_in, stored, unlike_the_chain, unlike_the_log
 from tests.kafka.cluster import KafkaCluster
-from tests.live import Broker
+from tests.live import Broker, BrokerFailedError
 
 PARTITIONS = 2
 HEAL_S_MAX = 30.0
 
 
 class Nodes:
-    """Brokers with a data folder and a port each. Entering starts them, leaving kills what still runs."""
+    """Brokers with a data folder and a port each. Entering starts them, leaving kills what still runs.
 
-    def __init__(self, path: Path, kafka: KafkaCluster, count: int = 3, env: Mapping[str, str] | None = None) -> None:
+    With a network, each is at a site of its own, in their order.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kafka: KafkaCluster,
+        count: int = 3,
+        env: Mapping[str, str] | None = None,
+        network: Network | None = None,
+    ) -> None:
         self.kafka = kafka
+        self._network = network
         self.env = {**kafka.env(partitions=PARTITIONS), **(env or {})}
         self.topic = self.env["STREAMFOLD_KAFKA_TOPIC"]
-        self.all = [Broker(path / f"node-{number}", engine="kafka", env=self.env) for number in range(1, count + 1)]
+        self.all = [Broker(path / f"node-{site + 1}", engine="kafka", env=self._env_at(site)) for site in range(count)]
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -43,6 +55,18 @@ class Nodes:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._stack.__aexit__(error_type, error, traceback)
+
+    def _env_at(self, site: int) -> dict[str, str]:
+        if self._network is None:
+            return self.env
+        return {**self.env, "STREAMFOLD_KAFKA_BOOTSTRAP": self._network.bootstrap(site)}
+
+    @property
+    def network(self) -> Network:
+        """What lies between these and Kafka. Raises RuntimeError where nothing does."""
+        if self._network is None:
+            raise RuntimeError("these nodes are beside Kafka")
+        return self._network
 
     @property
     def ports(self) -> list[int]:
@@ -105,3 +129,16 @@ class Nodes:
                 wrong = [] if store is None else unlike_the_chain(replay, store)
                 found += [f"{node.data_dir.name}, partition {partition}: {one}" for one in wrong]
         return found
+
+
+async def refusals(node: Broker) -> str:
+    """Start it until it starts, and what it says before: each partition may refuse to go on with its store."""
+    told = ""
+    for _ in range(PARTITIONS + 1):
+        try:
+            await node.start()
+        except BrokerFailedError as error:
+            told += str(error)
+        else:
+            return told
+    raise AssertionError(told)

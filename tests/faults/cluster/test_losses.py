@@ -8,7 +8,7 @@ import httpx
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.eventually import eventually
-from tests.faults.cluster.nodes import Nodes
+from tests.faults.cluster.nodes import Nodes, refusals
 from tests.faults.cluster.replicas import stored
 from tests.kafka.cluster import KafkaCluster
 from tests.live import Broker, BrokerFailedError
@@ -37,19 +37,6 @@ async def test_node_whose_topic_was_made_anew_says_so_and_begins_anew(tmp_path: 
             assert list(node.data_dir.glob("*/set-aside-*"))
         assert await status("PUT", nodes.all[1], "of the new topic") == 201
         assert await nodes.faults() == []
-
-
-async def refusals(node: Broker) -> str:
-    """Start it until it starts: each partition may have something to say first."""
-    told = ""
-    for _ in range(3):
-        try:
-            await node.start()
-        except BrokerFailedError as error:
-            told += str(error)
-        else:
-            return told
-    raise AssertionError(told)
 
 
 async def test_node_whose_store_was_copied_while_it_ran_stops_and_both_can_go_on(
