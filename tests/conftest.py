@@ -61,12 +61,12 @@ def all_faults(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """A Kafka of one node, for all tests that break nothing; every test has topics of its own."""
-    with KafkaCluster(tmp_path_factory.mktemp("kafka")) as cluster:
+    with KafkaCluster(tmp_path_factory.mktemp("kafka"), sites=1) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """A Kafka of three nodes, for the tests that kill some. They leave it whole."""
-    with KafkaCluster(tmp_path_factory.mktemp("three-nodes"), nodes=3) as cluster:
+    with KafkaCluster(tmp_path_factory.mktemp("three-nodes"), nodes=3, sites=3) as cluster:
         yield cluster

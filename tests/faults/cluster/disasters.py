@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+from tests.faults.cluster.network import BAD
 from tests.faults.cluster.nodes import Nodes
 
 Disaster = Callable[[Nodes, random.Random], Awaitable[None]]
@@ -69,6 +70,52 @@ async def all_killed(nodes: Nodes, _chance: random.Random) -> None:
     await asyncio.to_thread(nodes.kafka.start)
 
 
+async def cut_off(nodes: Nodes, chance: random.Random) -> None:
+    """One of ours hears nothing of Kafka, and is not heard: for less than anybody waits, and for longer."""
+    for cut_s in (3.0, 12.0):
+        async with nodes.network.cut(chance.randrange(len(nodes.all))):
+            await asyncio.sleep(cut_s)
+
+
+async def answers_held(nodes: Nodes, chance: random.Random) -> None:
+    """What one of ours writes is there, and it does not hear so."""
+    async with nodes.network.cut(chance.randrange(len(nodes.all)), to_kafka=False):
+        await asyncio.sleep(8.0)
+
+
+async def requests_held(nodes: Nodes, chance: random.Random) -> None:
+    """What one of ours writes comes later than it waits for it, and after what it wrote since."""
+    async with nodes.network.cut(chance.randrange(len(nodes.all)), from_kafka=False):
+        await asyncio.sleep(8.0)
+
+
+async def connections_reset(nodes: Nodes, chance: random.Random) -> None:
+    """All at once, again and again: nobody knows what has arrived."""
+    for _ in range(6):
+        nodes.network.reset()
+        await asyncio.sleep(chance.uniform(0.2, 1.5))
+
+
+async def bad_weather(nodes: Nodes, _chance: random.Random) -> None:
+    """Everything takes 50 to 500 ms, each way, and a twentieth of it much longer."""
+    async with nodes.network.weather(BAD):
+        await asyncio.sleep(25.0)
+
+
+async def leader_killed_in_bad_weather(nodes: Nodes, chance: random.Random) -> None:
+    """And all that has to be learnt anew is learnt slowly."""
+    async with nodes.network.weather(BAD):
+        await leader_killed(nodes, chance)
+        await asyncio.sleep(8.0)
+
+
+async def cut_off_in_bad_weather(nodes: Nodes, chance: random.Random) -> None:
+    """Requests of long ago arrive among those of now."""
+    async with nodes.network.weather(BAD):
+        await requests_held(nodes, chance)
+        await answers_held(nodes, chance)
+
+
 SHORT: dict[str, tuple[Disaster, ...]] = {
     "everything once": (node_killed, node_paused, leader_killed),
 }
@@ -81,3 +128,8 @@ LONG: dict[str, tuple[Disaster, ...]] = {
     "KF8 majority killed": (majority_killed, all_killed),
     "several at once": (node_killed, leader_killed, node_killed, leader_paused, node_paused, node_killed),
 }
+FAR: dict[str, tuple[Disaster, ...]] = {
+    "KF5 nodes cut off": (cut_off, answers_held, requests_held, connections_reset),
+    "KF6 bad weather": (bad_weather, leader_killed_in_bad_weather, cut_off_in_bad_weather),
+}
+"""And these with a network between."""

@@ -7,14 +7,18 @@ node. STREAMFOLD_FAULTS_SEED=… make crash-kafka replays a run's decisions, tho
 import asyncio
 import os
 import random
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.faults.checker import shown, violations
 from tests.faults.client import Client
-from tests.faults.cluster.disasters import LONG, SHORT, Disaster
+from tests.faults.cluster.disasters import FAR, LONG, SHORT, Disaster, leader_killed, node_paused
+from tests.faults.cluster.network import Network
 from tests.faults.cluster.nodes import Nodes
+from tests.faults.cutter import Cutter
 from tests.faults.history import History
 from tests.faults.scene import Scene
 from tests.faults.storm import Storm, weather
@@ -25,6 +29,9 @@ CALM_S = 1.0
 """Of traffic before each disaster, and after the last."""
 PATIENCE_S = 5.0
 """After which a client lets a request go and asks another node."""
+
+LINE_BYTES_MIN, LINE_BYTES_MAX = 2_000, 200_000
+"""What a bad line carries before it breaks: some requests, or some hundreds."""
 
 
 @pytest.fixture
@@ -49,12 +56,39 @@ async def test_cluster_in_a_long_storm_loses_doubles_and_reorders_nothing(
     await weathered(Nodes(tmp_path, three_nodes, env=SHORT_LIVES), LONG[name], seed)
 
 
-async def weathered(nodes: Nodes, disasters: tuple[Disaster, ...], seed: str) -> None:
+@pytest.mark.usefixtures("all_faults")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", FAR)
+async def test_cluster_far_from_kafka_loses_doubles_and_reorders_nothing(
+    name: str, tmp_path: Path, three_nodes: KafkaCluster, seed: str
+) -> None:
+    async with Network(three_nodes, seed) as network:
+        await weathered(Nodes(tmp_path, three_nodes, env=SHORT_LIVES, network=network), FAR[name], seed)
+
+
+@pytest.mark.usefixtures("all_faults")
+@pytest.mark.timeout(600)
+async def test_producers_that_pipeline_through_all_nodes_over_bad_lines_double_and_reorder_nothing(
+    tmp_path: Path, three_nodes: KafkaCluster, seed: str
+) -> None:
+    """KF14: batches overtake each other, are refused as gaps, unanswered or cut off, and come again anywhere."""
+    nodes = Nodes(tmp_path, three_nodes, env=SHORT_LIVES)
+    async with AsyncExitStack() as lines:
+        ports = []
+        for port in nodes.ports:
+            line = Cutter(port, random.Random(f"{seed}/{port}"), LINE_BYTES_MIN, LINE_BYTES_MAX)
+            await lines.enter_async_context(line.serving())
+            ports.append(line.port)
+        await weathered(nodes, (leader_killed, node_paused, leader_killed), seed, ports)
+
+
+async def weathered(nodes: Nodes, disasters: tuple[Disaster, ...], seed: str, ports: Sequence[int] = ()) -> None:
     """Write while it all happens; then nothing must be wrong, in the history, at any node, in the log."""
     print(f"seed {seed}; to replay its decisions: STREAMFOLD_FAULTS_SEED={seed}")
     history = History()
     async with nodes:
-        with Client(nodes.ports[0], history, *nodes.ports[1:]) as client:
+        port, *other_ports = ports or nodes.ports
+        with Client(port, history, *other_ports) as client:
             client.up.set()
             scene = Scene(Storm(client, history, seed), recycles=False)
             client.is_patient, client.request_s_max = False, PATIENCE_S
