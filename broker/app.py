@@ -62,7 +62,7 @@ class App:
         self.settings = settings
         self.partition = _partitioned(settings)
         self.materializer = Materializer(self.partition)
-        self._sweeper = Sweeper(self.partition)
+        self._sweeper = Sweeper(self.partition, unused_session_s=settings.unused_session_s)
         self._signing = signing = _signing(settings)
         self._webhooks = webhooks = Webhooks(signing, local=settings.is_local)
         self._waker = waker = Waker(self.partition, signing, webhooks)

@@ -200,6 +200,8 @@ FORK_IDS_MAX: Final = 10_000
 each, and are taken over in one step."""
 DETACH_S: Final = 1.0
 """How long a delete or a reset waits for live readers to have left: they are woken at once, and most need one turn."""
+UNUSED_SESSION_S: Final = 7.0 * 24 * 3600
+"""How long a session that nobody uses is kept: longer than a tab stays open over a weekend before its first message."""
 GENERATIONS_OPEN_MAX: Final = 64
 """Open generations of one session: they share its row."""
 LANES_MAX: Final = 256

@@ -729,6 +729,23 @@ class Partition:
             below = stored[-1]
         return await self._with_streams([key for _, key in nlargest(limit, found)])
 
+    async def idle_sessions(
+        self, after: tuple[int, str], before_ms: int, limit: int
+    ) -> list[tuple[str, Session, Stream | None]]:
+        """Stored sessions by last activity, oldest first: above (time of activity, path) `after`, below `before_ms`.
+
+        As the store has them, and not kept in memory for it: many are looked at, and few are wanted.
+        """
+        found = await self._store.idle((after[0], session_key(after[1])), before_ms, limit)
+        paths = [key[1:].decode() for _, key in found]
+        rows = await self._store.load([key for path in paths for key in (session_key(path), stream_key(path))])
+        idle = []
+        for path in paths:
+            session, stream = rows[session_key(path)], rows[stream_key(path)]
+            if isinstance(session, Session) and session.active_ms < before_ms:
+                idle.append((path, session, stream if isinstance(stream, Stream) else None))
+        return idle
+
     async def _with_streams(self, wanted: list[Key]) -> list[tuple[str, Session, Stream]]:
         paths = [key[1:].decode() for key in wanted]
         await self._rows.load([*wanted, *map(stream_key, paths)])

@@ -200,6 +200,14 @@ class Partitions:
         merged = (each for of_one in found for each in of_one)
         return sorted(merged, key=lambda each: (each[1].active_ms, each[0]), reverse=True)[:limit]
 
+    async def idle_sessions(
+        self, after: tuple[int, str], before_ms: int, limit: int
+    ) -> list[tuple[str, Session, Stream | None]]:
+        """As `Partition.idle_sessions`, of all of them."""
+        found = await asyncio.gather(*(partition.idle_sessions(after, before_ms, limit) for partition in self._all))
+        merged = (each for of_one in found for each in of_one)
+        return sorted(merged, key=lambda each: (each[1].active_ms, each[0]))[:limit]
+
     async def generation(self, path: str, generation_id: str) -> Generation | None:
         """As `Partition.generation`."""
         return await self.of(path).generation(path, generation_id)

@@ -110,6 +110,13 @@ _DEFAULTS: Final = Settings()
     help="Listen on an address that other machines reach, without authentication.",
 )
 @click.option(
+    "--unused-session-s",
+    type=click.FloatRange(min=0),
+    default=_DEFAULTS.unused_session_s,
+    envvar="STREAMFOLD_UNUSED_SESSION_S",
+    help="Seconds that a session without any message or chunk is kept; 0: for ever.",
+)
+@click.option(
     "--long-poll-s",
     type=click.FloatRange(min=0, min_open=True),
     default=_DEFAULTS.long_poll_s,
@@ -166,6 +173,7 @@ def serve(  # noqa: PLR0913 -- one for each option
     signing_key: Path | None,
     public_url: str,
     insecure: bool,
+    unused_session_s: float,
     long_poll_s: float,
     sse_life_s: float,
     checkpoint_interval_s: float,
@@ -195,6 +203,7 @@ def serve(  # noqa: PLR0913 -- one for each option
         signing_key=signing_key,
         public_url=public_url,
         insecure=insecure,
+        unused_session_s=unused_session_s,
         long_poll_s=long_poll_s,
         sse_life_s=sse_life_s,
         checkpoint_interval_s=checkpoint_interval_s,

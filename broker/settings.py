@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Answer batches before they are durable where a producer asks for it (`Prefer: respond-async`)."""
     body_bytes_max: int = limits.BODY_BYTES_MAX
     """One request body."""
+    unused_session_s: float = limits.UNUSED_SESSION_S
+    """How long a session lives in which nobody has written a message or a chunk, after it was created or last opened
+    for an answer; 0: for ever."""
     long_poll_s: float = limits.LONG_POLL_S
     """How long a long-poll waits for a record before it answers 204."""
     sse_life_s: float = limits.SSE_LIFE_S
@@ -88,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"public_url is {self.public_url!r}, not an http or https URL")
         for name in ("body_bytes_max", "long_poll_s", "sse_life_s", "sse_keepalive_s", "live_readers_max"):
             _require_positive(name, getattr(self, name))
+        if self.unused_session_s < 0:
+            raise ValueError(f"unused_session_s is {self.unused_session_s}, below 0")
         for name in ("kafka_partitions", "connections_max", "checkpoint_interval_s", "drain_s"):
             _require_positive(name, getattr(self, name))
 

@@ -22,11 +22,14 @@ from broker.core.state import Child, Generation, Subscription, Wake
 from broker.core.subscription import is_leased
 from broker.errors import BrokerError
 from broker.partitions import Partitioned
+from broker.unused import UnusedSessions
 
 log = logging.getLogger("streamfold.sweeper")
 
 TICK_S = 0.25
 """How often leases are looked at: well below the shortest lease, so an end comes within one lease of its due time."""
+UNUSED_S = 30.0
+"""How often unused sessions are looked for, at most; the first time at once."""
 SOURCES_S = 30.0
 """How often the children of all sources are looked for; the first time at once."""
 ENTRIES_MAX = 256
@@ -56,8 +59,11 @@ class _Held(NamedTuple):
 class Sweeper:
     """Runs beside a partition; `run` until cancelled. Its parts raise BrokerError: then they are to be tried again."""
 
-    def __init__(self, partition: Partitioned, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, partition: Partitioned, monotonic: Callable[[], float] = time.monotonic, unused_session_s: float = 0
+    ) -> None:
         self._partition = partition
+        self._unused_session_s = unused_session_s
         self._monotonic = monotonic
         self._leases: dict[tuple[str, str, int], _Lease] = {}  # by `_Held.key`
 
@@ -67,6 +73,9 @@ class Sweeper:
             tasks.create_task(_repeat(self.end_leases, TICK_S))
             tasks.create_task(_repeat(self.clear_up, TICK_S))
             tasks.create_task(_repeat(self.look_at_sources, SOURCES_S))
+            if self._unused_session_s:
+                unused = UnusedSessions(self._partition, self._unused_session_s)
+                tasks.create_task(_repeat(unused.expire, min(UNUSED_S, self._unused_session_s / 4)))
 
     async def end_leases(self) -> None:
         """End what dead producers and workers have left open."""

@@ -35,6 +35,7 @@ _of_session: dict[int, Callable[[Changes, Entry, int, int], Outcome]] = {
     Kind.SESSION_RESET: session.reset,
     Kind.SESSION_FORK: session.fork,
     Kind.SESSION_STOP: session.stop,
+    Kind.SESSION_EXPIRE: session.expire,
     Kind.IMPORT: session.import_records,
     Kind.GENERATION_OPEN: generation.open_ahead,
     Kind.CHUNKS: generation.write,

@@ -54,6 +54,7 @@ class Kind(IntEnum):
     SESSION_FORK = 26
     SESSION_STOP = 27
     RECORD = 28
+    SESSION_EXPIRE = 29
 
     SUBSCRIPTION_CREATE = 32
     SUBSCRIPTION_LINK = 33
@@ -189,6 +190,16 @@ class ResetOptions(msgspec.Struct, array_like=True, frozen=True):
     """SESSION_RESET. The nonce of the entry is the new incarnation."""
 
     reason: str = ""
+
+
+class SessionExpireOptions(msgspec.Struct, array_like=True, frozen=True):
+    """SESSION_EXPIRE: deletes a session that nobody has used. The proposer has seen that there is nothing below `tail`.
+
+    Holds only while the session is as it was seen, and has been for `unused_ms` of the partition's time.
+    """
+
+    tail: int
+    unused_ms: int
 
 
 class RecordOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -357,6 +368,7 @@ type_of_options: Final[dict[Kind, type[msgspec.Struct]]] = {
     Kind.SESSION_FORK: SessionForkOptions,
     Kind.SESSION_STOP: SessionStopOptions,
     Kind.RECORD: RecordOptions,
+    Kind.SESSION_EXPIRE: SessionExpireOptions,
     Kind.IMPORT: ImportOptions,
     Kind.SUBSCRIPTION_CREATE: SubscriptionOptions,
     Kind.SUBSCRIPTION_LINK: LinkOptions,

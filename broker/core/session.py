@@ -16,6 +16,7 @@ from broker.core.entry import (
     MessageOptions,
     RecordOptions,
     ResetOptions,
+    SessionExpireOptions,
     SessionForkOptions,
     SessionOptions,
     SessionStopOptions,
@@ -50,6 +51,7 @@ _record_options = msgspec.msgpack.Decoder(RecordOptions).decode
 _stop_options = msgspec.msgpack.Decoder(SessionStopOptions).decode
 _reset_options = msgspec.msgpack.Decoder(ResetOptions).decode
 _fork_options = msgspec.msgpack.Decoder(SessionForkOptions).decode
+_expire_options = msgspec.msgpack.Decoder(SessionExpireOptions).decode
 _import_options = msgspec.msgpack.Decoder(ImportOptions).decode
 
 _OF_SESSION = frozenset(
@@ -62,6 +64,7 @@ _OF_SESSION = frozenset(
         Kind.MESSAGE,
         Kind.RECORD,
         Kind.IMPORT,
+        Kind.SESSION_EXPIRE,
     }
 )
 
@@ -102,9 +105,29 @@ def delete(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
     work = opened(changes, entry, index, now_ms)
     if work is None:
         return refused(Code.SESSION_NOT_FOUND)
-    remove(changes, entry.path, work.stream)
-    changes.put(session_key(entry.path), None)
-    changes.end(entry.path, work.session.birth)
+    return _removed(work)
+
+
+def expire(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
+    """Delete a session that nobody has used for so long; one that changed since the proposer looked lives on.
+
+    One that was reset has been used; one that was forked is.
+    """
+    work = opened(changes, entry, index, now_ms)
+    if work is None:
+        return refused(Code.SESSION_NOT_FOUND)
+    options, session, stream = _expire_options(entry.options), work.session, work.stream
+    is_idle = not session.open and now_ms - session.active_ms >= options.unused_ms
+    if not is_idle or stream.tail != options.tail or stream.is_needed or session.reset_ms:
+        return Outcome(Result.UNCHANGED, stream=stream, session=session)
+    return _removed(work)
+
+
+def _removed(work: Work) -> Outcome:
+    path = work.entry.path
+    remove(work.changes, path, work.stream)
+    work.changes.put(session_key(path), None)
+    work.changes.end(path, work.session.birth)
     return Outcome(Result.ACCEPTED, session=work.session)
 
 

@@ -94,6 +94,10 @@ class Store(Protocol):
         """Stored sessions by last activity, newest first: (time, key) below `before`."""
         ...
 
+    async def idle(self, after: tuple[int, Key], before_ms: int, limit: int) -> list[tuple[int, Key]]:
+        """Stored sessions by last activity, oldest first: (time, key) above `after`, times below `before_ms`."""
+        ...
+
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """The whole snapshot of a session's messages, by rising ordinal; None when there is none for this life."""
         ...

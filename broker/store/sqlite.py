@@ -101,6 +101,10 @@ class SqliteStore:
         """As in `Store`."""
         return await self._in(self._readers, self._active, before, limit)
 
+    async def idle(self, after: tuple[int, Key], before_ms: int, limit: int) -> list[tuple[int, Key]]:
+        """As in `Store`."""
+        return await self._in(self._readers, self._idle, after, before_ms, limit)
+
     async def snapshot(self, path: str, incarnation: int) -> Snapshot | None:
         """As in `Store`."""
         return await self._in(self._readers, self._snapshot, path, incarnation)
@@ -270,6 +274,14 @@ class SqliteStore:
                 """SELECT active_ms, key FROM row WHERE active_ms IS NOT NULL AND (active_ms, key) < (?, ?)
                 ORDER BY active_ms DESC, key DESC LIMIT ?""",
                 (*before, limit),
+            ).fetchall()
+
+    def _idle(self, after: tuple[int, Key], before_ms: int, limit: int) -> list[tuple[int, Key]]:
+        with self._view() as view:
+            return view.execute(
+                """SELECT active_ms, key FROM row WHERE active_ms IS NOT NULL AND (active_ms, key) > (?, ?)
+                AND active_ms < ? ORDER BY active_ms, key LIMIT ?""",
+                (*after, before_ms, limit),
             ).fetchall()
 
     def _snapshot(self, path: str, incarnation: int) -> Snapshot | None:

@@ -20,6 +20,7 @@ from broker.settings import Settings
         {"sse_life_s": -1.0},
         {"live_readers_max": 0},
         {"drain_s": 0},
+        {"unused_session_s": -1.0},
     ],
 )
 def test_value_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:

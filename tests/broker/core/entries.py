@@ -28,6 +28,7 @@ from broker.core.entry import (
     ProducerForgetOptions,
     RecordOptions,
     ResetOptions,
+    SessionExpireOptions,
     SessionForkOptions,
     SessionOptions,
     SessionStopOptions,
@@ -188,6 +189,11 @@ def create_session(
 
 def delete_session(*, path: str = SESSION) -> Entry:
     return Entry(Kind.SESSION_DELETE, path)
+
+
+def expire_session(tail: int = 0, unused_ms: int = 1_000, *, path: str = SESSION, incarnation: int = ANY) -> Entry:
+    options = encode_options(SessionExpireOptions(tail, unused_ms))
+    return Entry(Kind.SESSION_EXPIRE, path, incarnation=incarnation, options=options)
 
 
 def message(message_id: str, body: bytes = b'{"role":"user"}', *, path: str = SESSION, txid: str = "") -> Entry:

@@ -367,7 +367,30 @@ def imports() -> list[tuple[int, Entry]]:
     ]
 
 
-stories = {"v1": story, "v2": subscriptions, "v3": lifecycle, "v4": imports}
+def unused() -> list[tuple[int, Entry]]:
+    """The story of v5: sessions that nobody uses."""
+    e, first, second, third = entries, 0x91, 0x92, 0x93
+    return [
+        (0, e.create_session(nonce=first)),
+        (0, e.create_session(path="sessions/ahead", nonce=second)),
+        (1, e.open_generation("g", path="sessions/ahead")),
+        (0, e.expire_session(2, path="sessions/ahead")),
+        (9, e.expire_lease("g", 1, 3, path="sessions/ahead")),
+        (900, e.expire_session()),
+        (100, e.expire_session(incarnation=second)),
+        (0, e.expire_session(1)),
+        (0, e.expire_session(incarnation=first)),
+        (0, e.expire_session()),
+        (900, e.expire_session(2, path="sessions/ahead")),
+        (0, e.create_session(nonce=third)),
+        (1, e.message("m")),
+        (9_999, e.expire_session()),
+        (0, e.expire_session(1, 10_001)),
+        (1, e.expire_session(1, 10_000)),
+    ]
+
+
+stories = {"v1": story, "v2": subscriptions, "v3": lifecycle, "v4": imports, "v5": unused}
 
 
 def write(version: str) -> None:

@@ -197,6 +197,7 @@ GOLDEN = {
         "01dc00121cab73657373696f6e732f73310100070900a00000c400a0a0a0a0c40c92a8617070726f76616ca16bc400c4"
         "077b2261223a317d"
     ),
+    "SESSION_EXPIRE": ("01dc00121dab73657373696f6e732f73310105070900a00000c400a0a0a0a0c4059202cd2328c400c400"),
     "SUBSCRIPTION_CREATE": (
         "01dc001220a57375622d310100070906a00000c4086758500719c9a60ba0a0a0a0c44298a970756c6c2d77616b65cd75"
         "30a3612f2a9193a3612f620502a0a177a164d92168747470733a2f2f62726f6b65722e6578616d706c652f76312f7374"
@@ -282,6 +283,7 @@ def one_of_each() -> list[Entry]:
         ),
         entries.stop_session("l", requested_by="me", reason="enough"),
         entries.record("k", b'{"a":1}', record_type="approval"),
+        entries.expire_session(2, 9_000, incarnation=5),
         entries.import_session(
             6,
             path="sessions/c",
@@ -344,6 +346,7 @@ def test_every_kind_has_golden_bytes_and_a_number_of_its_own() -> None:
         "SESSION_FORK": 26,
         "SESSION_STOP": 27,
         "RECORD": 28,
+        "SESSION_EXPIRE": 29,
         "SUBSCRIPTION_CREATE": 32,
         "SUBSCRIPTION_LINK": 33,
         "SUBSCRIPTION_ATTEMPT": 34,

@@ -6,7 +6,7 @@ from broker.core.entry import Kind, decode
 from broker.core.state import decode_row
 from tests.broker.core import golden
 
-VERSIONS = ["v1", "v2", "v3", "v4"]
+VERSIONS = ["v1", "v2", "v3", "v4", "v5"]
 versions = pytest.mark.parametrize("version", VERSIONS)
 
 

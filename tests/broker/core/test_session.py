@@ -17,9 +17,13 @@ from tests.broker.core.entries import (
     create_session,
     delete_session,
     expire_lease,
+    expire_session,
     finish,
+    fork_ref,
     heartbeat,
     message,
+    open_generation,
+    reset_session,
     stop,
 )
 from tests.broker.core.replica import BEGIN_MS, Replica
@@ -115,6 +119,48 @@ def test_deleted_session_is_gone_with_its_stream() -> None:
     assert session_key(SESSION) not in made.rows
     assert stream_key(SESSION) not in made.rows
     assert (SESSION, birth) in made.ended
+
+
+def test_session_that_nobody_has_used_for_so_long_expires() -> None:
+    made = replica()
+    birth = made.session(SESSION).birth
+    assert said(made.do(expire_session(unused_ms=1_000), after_ms=998)) is Result.UNCHANGED
+    assert said(made.do(expire_session(unused_ms=1_000), after_ms=1_000)) is Result.ACCEPTED
+    assert session_key(SESSION) not in made.rows
+    assert stream_key(SESSION) not in made.rows
+    assert (SESSION, birth) in made.ended
+    assert said(made.do(expire_session())) is Code.SESSION_NOT_FOUND
+
+
+def test_session_that_was_opened_ahead_for_an_answer_that_never_came_expires() -> None:
+    made = replica(open_generation("g"), expire_lease("g", 1, 2))
+    assert said(made.do(expire_session(tail=2), after_ms=1_000)) is Result.ACCEPTED
+    assert session_key(SESSION) not in made.rows
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [message("m")],
+        [open_generation("g")],
+        [message("m"), reset_session(nonce=9)],
+        [fork_ref("sessions/child", 7, path=SESSION)],
+    ],
+    ids=["written to since", "open", "used before its reset", "forked"],
+)
+def test_session_that_was_used_since_the_proposer_looked_does_not_expire(entries: list[Entry]) -> None:
+    made = replica(*entries)
+    before = dict(made.rows)
+    assert said(made.do(expire_session(), after_ms=1 << 40)) is Result.UNCHANGED
+    assert made.rows == before
+
+
+def test_session_of_the_same_name_does_not_expire_for_the_one_before() -> None:
+    made = replica()
+    seen = made.stream(SESSION).incarnation
+    made.do(delete_session())
+    made.do(create_session())
+    assert said(made.do(expire_session(incarnation=seen), after_ms=9_000)) is Code.SESSION_NOT_FOUND
 
 
 def test_session_created_again_has_forgotten_everything() -> None:

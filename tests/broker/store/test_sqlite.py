@@ -160,7 +160,7 @@ async def test_sessions_with_open_generations_are_listed(store: SqliteStore) -> 
     assert await store.watched(b"S", b"", 10) == [session_key("sessions/b")]
 
 
-async def test_sessions_come_by_last_activity_newest_first(store: SqliteStore) -> None:
+async def test_sessions_come_by_last_activity_newest_or_oldest_first(store: SqliteStore) -> None:
     def active(**at: int) -> dict[Key, Row | None]:
         return {session_key(name): Session(LIFE, 1, active_ms) for name, active_ms in at.items()}
 
@@ -172,6 +172,8 @@ async def test_sessions_come_by_last_activity_newest_first(store: SqliteStore) -
     assert told(await store.active((20, session_key("d")), 9)) == [(20, "c"), (10, "a")]
     await store.write(changes(2, {**active(a=40), session_key("b"): None}))
     assert told(await store.active((99, b""), 9)) == [(40, "a"), (20, "d"), (20, "c")]
+    assert told(await store.idle((0, b""), 40, 9)) == [(20, "c"), (20, "d")]
+    assert told(await store.idle((20, session_key("c")), 41, 1)) == [(20, "d")]
 
 
 async def test_a_snapshot_keeps_the_messages_that_did_not_change(store: SqliteStore) -> None:
