@@ -13,7 +13,8 @@ from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped, StartError
 from broker.journal import Commit, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
-from broker.journal.segments import Segments, Write, write_durably
+from broker.journal.durable import Write
+from broker.journal.segments import Segments
 from broker.journal.writer import CommitWriter, Told
 from broker.limits import GATHER_TURNS_MAX, SEGMENT_BYTES
 from consumer.wire import Durability
@@ -32,7 +33,7 @@ class FileJournal:
         wall_ms: Milliseconds = wall_ms,
         monotonic_ms: Milliseconds = monotonic_ms,
         segment_bytes: int = SEGMENT_BYTES,
-        write: Write = write_durably,
+        write: Write | None = None,
     ) -> None:
         self._data_dir = data_dir
         self._path = data_dir.journal_path

@@ -14,8 +14,7 @@ import errno
 import logging
 import mmap
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from itertools import zip_longest
@@ -27,6 +26,7 @@ import msgspec
 from broker.data_dir import make_folder, sync_folder
 from broker.errors import Damaged, EngineStopped, Unavailable
 from broker.journal import Commit
+from broker.journal.durable import BLOCK_BYTES, DirectWrite, Write, sync
 from broker.journal.frame import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -42,48 +42,9 @@ from broker.journal.frame import (
 )
 from broker.limits import MIB, SEGMENT_BYTES, SEGMENT_SPARES_MAX
 
-if sys.platform == "darwin":
-    import fcntl
-
 log = logging.getLogger("streamfold.journal")
 
-Write = Callable[[FileIO, bytes, int], None]
-"""Writes bytes at a place of a file, durably. Raises OSError."""
-
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NOT_KNOWN: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-
-
-def write_durably(file: FileIO, data: bytes, at: int) -> None:
-    """All of `data` at `at`, on the disk when this returns. One system call where there is one that does both.
-
-    One matters: between two the interpreter may belong to another thread for a while.
-    """
-    if sys.platform == "linux":
-        try:
-            written = os.pwritev(file.fileno(), [data], at, os.RWF_DSYNC)
-        except OSError as error:
-            if error.errno not in _NOT_KNOWN:
-                raise
-            written = 0
-        if written == len(data):
-            return
-        data, at = data[written:], at + written
-    file.seek(at)
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-    sync(file)
-
-
-def sync(file: FileIO) -> None:
-    """What was written to `file` is on the disk when this returns."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)  # fsync alone leaves data in the drive's cache
-    elif sys.platform == "win32":
-        os.fsync(file.fileno())
-    else:
-        os.fdatasync(file.fileno())
 
 
 class Segment(msgspec.Struct):
@@ -100,12 +61,12 @@ class Segments:
     """The segments in `folder`. One thread at a time."""
 
     def __init__(
-        self, folder: Path, uuid: bytes, *, segment_bytes: int = SEGMENT_BYTES, write: Write = write_durably
+        self, folder: Path, uuid: bytes, *, segment_bytes: int = SEGMENT_BYTES, write: Write | None = None
     ) -> None:
         self._folder = folder
         self._uuid = uuid
         self._segment_bytes = segment_bytes
-        self._write = write
+        self._write = write or DirectWrite()
         self._segments: list[Segment] = []  # by index; the last is the one that is written
         self._file: FileIO | None = None  # of the last
         self._file_bytes = 0
@@ -278,7 +239,8 @@ class Segments:
     def _add(self, first_index: int, frame_bytes: int) -> None:
         """Begin a segment that has room for a frame. Raises OSError; then the one before stays the last."""
         header = Header(self._uuid, int.from_bytes(os.urandom(4)), first_index)
-        spare = self._spare(max(self._segment_bytes, HEADER_BYTES + frame_bytes + FRAME_BYTES))
+        size = max(self._segment_bytes, HEADER_BYTES + frame_bytes + FRAME_BYTES)
+        spare = self._spare(-(-size // BLOCK_BYTES) * BLOCK_BYTES)  # a write that ends in its last block stays in it
         with FileIO(spare, "r+") as file:
             self._write(file, encode_header(header), 0)
             size = os.fstat(file.fileno()).st_size

@@ -8,11 +8,11 @@ from broker.core.entry import Entry
 from broker.data_dir import DataDir
 from broker.journal import Commit, Journal, Refused
 from broker.journal.cluster import ClusterJournal
+from broker.journal.durable import Write
 from broker.journal.file import FileJournal
 from broker.journal.kafka import Kafka
 from broker.journal.kafka_topic import KafkaTopic
 from broker.journal.memory import MemoryJournal
-from broker.journal.segments import Write, write_durably
 from broker.limits import SEGMENT_BYTES
 from tests.broker.journal.memory_log import MemoryLog, Records
 
@@ -74,7 +74,7 @@ class Bench:
         self.records = Records(lambda: self.wall_ms)
         self.marks: dict[int, bytes] = {}
         """What a store would have, by index."""
-        self.write: Write = write_durably
+        self.write: Write | None = None
         self.segment_bytes = SEGMENT_BYTES
         self._open: list[Journal] = []
 

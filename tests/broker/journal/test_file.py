@@ -20,8 +20,9 @@ from hypothesis import given, settings, strategies as st
 from broker.core.entry import Entry, Kind, encode
 from broker.errors import Damaged, EngineStopped, NewerFormat, Unavailable
 from broker.journal import Commit, Journal
+from broker.journal.durable import BLOCK_BYTES, DirectWrite
 from broker.journal.frame import FRAME_BYTES, HEADER_BYTES
-from broker.journal.segments import Segments, write_durably
+from broker.journal.segments import Segments
 from broker.limits import KIB, MIB, SEGMENT_SPARES_MAX
 from tests.broker.journal.bench import UUID, Bench, Heard
 
@@ -37,6 +38,7 @@ class Disk:
         self.road = threading.Event()
         self.road.set()
         self.writes = 0
+        self._write = DirectWrite()
         self._failures: deque[tuple[int, bool]] = deque()
 
     def fail(self, *numbers: int, written: bool) -> None:
@@ -48,7 +50,7 @@ class Disk:
         self.writes += 1
         number, written = self._failures.popleft() if self._failures else (0, True)
         if written:
-            write_durably(file, data, at)
+            self._write(file, data, at)
         if number:
             raise OSError(number, os.strerror(number))
 
@@ -139,8 +141,8 @@ async def test_a_commit_is_bounded_in_bytes_and_may_be_larger_than_a_segment(ben
 async def test_replay_gives_what_was_handed_back_beyond_the_store_over_many_segments(
     bench: Bench, entry: MakeEntry
 ) -> None:
-    bench.segment_bytes = KIB
-    heard = await write(bench, [entry(n, b"body %d" % n * 20) for n in range(40)])
+    bench.segment_bytes = BLOCK_BYTES
+    heard = await write(bench, [entry(n, b"body %d" % n * 80) for n in range(40)])
     assert len(files(bench)) > 5
     for applied_index in (0, 7, 39, 40):
         journal = await bench.opened(applied_index)
@@ -175,22 +177,6 @@ async def test_a_store_ahead_of_the_journal_goes_on_behind_it(bench: Bench, entr
     assert await replayed(await bench.opened(applied_index=10)) == heard.commits
 
 
-def test_a_system_without_a_write_that_syncs_writes_all_of_it_and_then_syncs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unknown(*_: object) -> int:
-        raise OSError(errno.EOPNOTSUPP, "not here")
-
-    monkeypatch.setattr(os, "pwritev", unknown, raising=False)
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", synced.append)
-    with FileIO(tmp_path / "file", "w+") as file:
-        write_durably(file, b"0123456789", 0)
-        write_durably(file, b"abc", 5)
-        assert synced == [file.fileno()] * 2
-    assert (tmp_path / "file").read_bytes() == b"01234abc89"
-
-
 # -- a full or bad disk ------------------------------------------------------------------------------------------
 
 
@@ -218,15 +204,15 @@ async def test_a_full_disk_refuses_and_leaves_no_trace_and_room_lets_the_next_th
 async def test_a_disk_too_full_for_the_next_segment_refuses_and_room_lets_it_be_made(
     bench: Bench, entry: MakeEntry, disk: Disk
 ) -> None:
-    bench.segment_bytes = KIB
+    bench.segment_bytes = BLOCK_BYTES
     journal, heard = await bench.started()
-    journal.propose(entry(1, b"x" * 700))
+    journal.propose(entry(1, b"x" * 3000))
     await heard.until(lambda: heard.commits)
     disk.fail(errno.ENOSPC, written=False)
-    journal.propose(entry(2, b"x" * 700))
+    journal.propose(entry(2, b"x" * 3000))
     await heard.until(lambda: heard.refused)
     assert (len(files(bench)), files(bench, ".spare")) == (1, [])
-    journal.propose(entry(3, b"x" * 700))
+    journal.propose(entry(3, b"x" * 3000))
     await journal.aclose()
     assert [(index, one.proposal) for index, one in heard.entries] == [(1, 1), (2, 3)]
     assert await replayed(await bench.opened()) == heard.commits
@@ -336,7 +322,7 @@ async def test_a_damaged_last_commit_of_a_journal_that_was_closed_is_damage(benc
 
 
 async def test_frames_of_a_segments_former_life_are_not_found(bench: Bench, entry: MakeEntry) -> None:
-    bench.segment_bytes = KIB
+    bench.segment_bytes = BLOCK_BYTES
     journal, heard = await bench.started()
     for n in range(1, 60):
         journal.propose(entry(n, b"x" * 300))
@@ -375,8 +361,8 @@ async def test_a_file_of_something_else_is_refused(bench: Bench, content: bytes)
 
 
 async def test_a_missing_segment_is_damage_that_names_the_index(bench: Bench, entry: MakeEntry) -> None:
-    bench.segment_bytes = KIB
-    await write(bench, [entry(n, b"x" * 700) for n in range(5)])
+    bench.segment_bytes = BLOCK_BYTES
+    await write(bench, [entry(n, b"x" * 3000) for n in range(5)])
     files(bench)[2].unlink()
     with pytest.raises(Damaged, match="index 3"):
         await bench.opened()
@@ -391,8 +377,8 @@ async def test_a_segment_under_another_name_is_damage(bench: Bench, entry: MakeE
 
 
 async def test_damage_that_the_store_has_whole_hinders_nobody(bench: Bench, entry: MakeEntry) -> None:
-    bench.segment_bytes = KIB
-    heard = await write(bench, [entry(n, b"x" * 700) for n in range(5)])
+    bench.segment_bytes = BLOCK_BYTES
+    heard = await write(bench, [entry(n, b"x" * 3000) for n in range(5)])
     edit(files(bench)[0], lambda data: data.__setitem__(HEADER_BYTES + FRAME_BYTES + 20, 0))
     assert await replayed(await bench.opened(applied_index=3)) == heard.commits[3:]
 
@@ -413,14 +399,14 @@ async def test_a_restored_store_without_a_journal_begins_an_empty_one(bench: Ben
 
 
 async def test_trimming_spares_what_the_store_lacks_and_uses_the_rest_again(bench: Bench, entry: MakeEntry) -> None:
-    bench.segment_bytes = KIB
+    bench.segment_bytes = BLOCK_BYTES
     journal, heard = await bench.started()
     for n in range(1, 31):
-        journal.propose(entry(n, b"x" * 700))
+        journal.propose(entry(n, b"x" * 3000))
         await heard.until_entries(n)
     assert len(files(bench)) == 30
     journal.trim(20)
-    journal.propose(entry(31, b"x" * 700))
+    journal.propose(entry(31, b"x" * 3000))
     await heard.until_entries(31)
     await journal.aclose()
     assert [int(path.stem, 16) for path in files(bench)] == list(range(21, 32))
