@@ -58,11 +58,15 @@ class Verdict(NamedTuple):
 
 
 @pytest.mark.timeout(SUITE_S_MAX + 60)
-async def test_public_suite_passes_whole_on_every_engine(tmp_path: Path, kafka: KafkaCluster) -> None:
+async def test_public_suite_passes_whole_on_every_engine_and_without_the_fast_path(
+    tmp_path: Path, kafka: KafkaCluster
+) -> None:
     """All at once: the suite spends most of its time waiting for streams to expire."""
+    plain = {"STREAMFOLD_FAST_PATH": "false"}
     async with anyio.create_task_group() as tasks:
         for engine, env in {"sqlite": {}, "memory": {}, "kafka": kafka.env()}.items():
             tasks.start_soon(passes_whole, Broker(tmp_path / engine, engine=engine, env=env))
+        tasks.start_soon(passes_whole, Broker(tmp_path / "plain", engine="sqlite", env=plain))
 
 
 async def passes_whole(broker: Broker) -> None:
@@ -71,7 +75,7 @@ async def passes_whole(broker: Broker) -> None:
         verdict = await anyio.to_thread.run_sync(run_suite, broker.url, report_path)
     assert len(verdict.names) == CASES_IN_ALL
     failing = [f"{name}: {reason}" for name, reason in verdict.failures.items()]
-    assert not failing, f"these cases fail on {broker.engine}:\n" + "\n".join(failing)
+    assert not failing, f"these cases fail on {broker.data_dir.name}:\n" + "\n".join(failing)
 
 
 def run_suite(url: str, report_path: Path) -> Verdict:

@@ -2,27 +2,42 @@
 
 import asyncio
 import gzip
+import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, given, settings, strategies as st
+from msgspec.structs import replace
 
-from broker import Settings, create_app
+from broker import App, Settings, create_app, limits
+from broker.errors import EngineStopped
+from broker.http import fast_path, streams
 from broker.http.fast_path import protocol
+from broker.partition import Partition
 
 Answer = tuple[int, dict[str, str], bytes]
 CRLF = b"\r\n"
+IN_MEMORY = Settings(engine="memory")
+LONG = "x" * 300
+"""More than any header that is kept may have."""
+
+
+class Served(NamedTuple):
+    """A broker and its port."""
+
+    app: App
+    port: int
 
 
 @asynccontextmanager
-async def serving(*, fast: bool, idle_s: int = 60) -> AsyncIterator[int]:
-    """A broker in memory behind uvicorn, with the fast path or without; its port."""
-    app = create_app(Settings(engine="memory"))
+async def serving(*, fast: bool, idle_s: int = 60, settings: Settings = IN_MEMORY) -> AsyncIterator[Served]:
+    """A broker behind uvicorn, with the fast path or without."""
+    app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
@@ -30,18 +45,22 @@ async def serving(*, fast: bool, idle_s: int = 60) -> AsyncIterator[int]:
         ws="none",
         lifespan="off",
         log_config=None,
+        access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=idle_s,
+        limit_concurrency=settings.connections_max,
     )
     server = uvicorn.Server(config)
     async with app.running():
         task = asyncio.create_task(server._serve([listener]))  # noqa: SLF001 -- `serve` takes over the signals
         while not server.started:  # noqa: ASYNC110 -- uvicorn has no event for it
             await asyncio.sleep(0.005)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        await task
+        try:
+            yield Served(app, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await task
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +72,7 @@ def both() -> Any:
 
     async def run(ready: Callable[[], None]) -> None:
         async with serving(fast=True) as fast, serving(fast=False) as plain:
-            ports.extend((fast, plain))
+            ports.extend((fast.port, plain.port))
             ready()
             await stop.wait()
 
@@ -109,14 +128,16 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 headers_of_appends = st.fixed_dictionaries(
     {
         "content-type": st.sampled_from(
-            ["application/json", "text/plain", "application/json; charset=utf-8", "nonsense"]
+            ["application/json", "text/plain", "application/json; charset=utf-8", "nonsense", f"a/{LONG}"]
         )
     },
     optional={
-        "producer-id": st.sampled_from(["p", "q", ""]),
+        "producer-id": st.sampled_from(["p", "q", "", LONG]),
         "producer-epoch": st.sampled_from(["0", "1", "-1", "x"]),
         "producer-seq": st.sampled_from(["0", "1", "2", "9007199254740992"]),
-        "stream-seq": st.sampled_from(["a", "b", "c"]),
+        "stream-seq": st.sampled_from(["a", "b", "c", LONG]),
+        "stream-closed": st.sampled_from(["false", "nonsense"]),
+        "traceparent": st.sampled_from(["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "no trace"]),
         "connection": st.sampled_from(["keep-alive", "close"]),
         "x-request-id": st.sampled_from(["mine", "not fit"]),
     },
@@ -132,10 +153,25 @@ paths = st.sampled_from(
         "/v1/stream/%5f_ds/x",
         "/v1/stream/json?x=1",
         "/v1/stream/%zz",
+        f"/v1/stream/{'long/' * 300}",
         "/health",
     ]
 )
-bodies = st.sampled_from([b"", b"[1,2]", b'{"a":1}', b"[]", b"[1", b'"\xff"', b'"\\ud83d"', b"x" * 70_000])
+bodies = st.sampled_from(
+    [
+        b"",
+        b"[1,2]",
+        b'{"a":1}',
+        b"[]",
+        b"[1",
+        b'"\xff"',
+        b'"\\ud83d"',
+        b"x" * 70_000,
+        b"[" * 130 + b"]" * 130,  # JSON_DEPTH_MAX and a little more
+        b"[" + b"1," * 65_536 + b"1]",  # BATCH_RECORDS_MAX and one more: too large for the fast path
+        b"[" + b"1," * 32_000 + b"1]",
+    ]
+)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
@@ -179,8 +215,8 @@ def test_an_append_that_arrives_byte_by_byte_is_one_append(both: Any) -> None:
 async def test_an_idle_connection_is_closed_and_each_answer_begins_the_wait_anew(*, fast: bool) -> None:
     clock = asyncio.get_running_loop().time
     head = b"POST /v1/stream/nowhere HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    async with serving(fast=fast, idle_s=1) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with serving(fast=fast, idle_s=1) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         begun_s = last_s = clock()
         while last_s - begun_s < 1.5:  # longer than a connection may be idle
             writer.write(head + b"Content-Length: 1\r\n\r\n1")
@@ -194,3 +230,137 @@ async def test_an_idle_connection_is_closed_and_each_answer_begins_the_wait_anew
         assert await asyncio.wait_for(reader.read(), 5) == b""
         assert clock() - last_s >= 0.9
         writer.close()
+
+
+# -- what a broker keeps of them ------------------------------------------------------------------------------------
+
+JSON = {"content-type": "application/json"}
+P0 = {**JSON, "producer-id": "p", "producer-epoch": "0", "producer-seq": "0"}
+STORY = [
+    request("PUT", "/v1/stream/a", b"", JSON),
+    request("POST", "/v1/stream/a", b"[1,2]", JSON),
+    request("POST", "/v1/stream/a", b"[3]", P0),
+    request("POST", "/v1/stream/a", b"[3]", P0),  # a copy
+    request("POST", "/v1/stream/a", b"[4]", {**P0, "producer-seq": "7"}),  # a gap
+    request("POST", "/v1/stream/a", b"[", JSON),
+    request("POST", "/v1/stream/a", b"text", {"content-type": "text/plain"}),
+    request("POST", "/v1/stream/none", b"[1]", JSON),
+    request("POST", "/v1/stream/a", b"[5]", {**JSON, "stream-closed": "true"}),
+    request("POST", "/v1/stream/a", b"[6]", JSON),
+]
+"""Everything that an append can come to."""
+STATUSES = [201, 204, 200, 204, 409, 400, 409, 404, 204, 409]
+NOT_THE_SAME = re.compile(r"streamfold_(checkpoints|unstored_bytes|commits)")
+"""Metrics that depend on when a checkpoint was."""
+
+
+async def scraped(port: int) -> list[str]:
+    """The metrics, but for those that differ between any two brokers."""
+    [(status, _, body)] = await exchange(port, request("GET", "/metrics", b"", {}), 1, 1_000_000)
+    assert status == 200
+    return [line for line in body.decode().splitlines() if not NOT_THE_SAME.search(line)]
+
+
+async def test_both_ways_are_counted_the_same() -> None:
+    seen = []
+    for fast in (True, False):
+        async with serving(fast=fast) as served:
+            answers = [(await exchange(served.port, raw, 1, 1_000_000))[0] for raw in STORY]
+            assert [status for status, _, _ in answers] == STATUSES
+            seen.append((answers, await scraped(served.port)))
+    assert seen[0] == seen[1]
+    assert 'streamfold_responses_total{status="4xx"} 5.0' in seen[0][1]
+    assert 'streamfold_entries_total{kind="append",result="duplicate"} 1.0' in seen[0][1]
+
+
+async def test_a_bug_is_one_500_and_is_logged_and_counted_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    seen = []
+    for fast in (True, False):
+        caplog.clear()
+        async with serving(fast=fast) as served:
+            await exchange(served.port, STORY[0], 1, 1_000_000)
+            with monkeypatch.context() as patched:
+                for module in (fast_path, streams):
+                    patched.setattr(module, "answer", stumble)
+                raw = request("POST", "/v1/stream/a", b"[1]", {**JSON, "x-request-id": "mine"})
+                [bug] = await exchange(served.port, raw, 1, 1_000_000)
+            [after] = await exchange(served.port, STORY[1], 1, 1_000_000)
+            told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+            seen.append((bug, after, told, await scraped(served.port)))
+    assert seen[0] == seen[1]
+    assert (seen[0][0][0], seen[0][1][0]) == (500, 204)
+    assert seen[0][2] == [("streamfold.http", "ERROR", "request mine failed")]
+    assert "streamfold_unexpected_errors_total 1.0" in seen[0][3]
+
+
+async def test_neither_way_logs_an_append_that_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """A line for each would cost more than the append, and could hold what nobody is to read."""
+    caplog.set_level(logging.INFO)
+    for fast in (True, False):
+        async with serving(fast=fast) as served:
+            caplog.clear()
+            for raw in STORY:
+                await exchange(served.port, raw, 1, 1_000_000)
+            assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("body_bytes", "status"), [(1_000, 204), (1_001, 413), (70_000, 413)], ids=["at", "above", "far above"]
+)
+async def test_the_limit_of_a_body_is_the_same(body_bytes: int, status: int) -> None:
+    seen = []
+    for fast in (True, False):
+        async with serving(fast=fast, settings=replace(IN_MEMORY, body_bytes_max=1_000)) as served:
+            await exchange(served.port, STORY[0], 1, 1_000_000)
+            raw = request("POST", "/v1/stream/a", b'"%b"' % (b"x" * (body_bytes - 2)), JSON)
+            seen.append(await exchange(served.port, raw, 1, 1_000_000))
+    assert seen[0] == seen[1]
+    assert seen[0][0][0] == status
+
+
+async def test_a_broker_without_room_refuses_both_after_the_same_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BACK_PRESSURE_WAIT_S", 0.05)
+    seen = []
+    for fast in (True, False):
+        async with serving(fast=fast) as served:
+            await exchange(served.port, STORY[0], 1, 1_000_000)
+            with monkeypatch.context() as patched:
+                patched.setattr(limits, "IN_FLIGHT_ENTRIES_MAX", 0)
+                [refused] = await exchange(served.port, STORY[1], 1, 1_000_000)
+            [taken] = await exchange(served.port, STORY[1], 1, 1_000_000)
+            seen.append((refused, taken, await scraped(served.port)))
+    assert seen[0] == seen[1]
+    assert (seen[0][0][0], seen[0][1][0]) == (503, 204)
+
+
+async def test_an_engine_that_stopped_refuses_both() -> None:
+    seen = []
+    for fast in (True, False):
+        async with serving(fast=fast) as served:
+            await exchange(served.port, STORY[0], 1, 1_000_000)
+            assert isinstance(served.app.partition, Partition)
+            served.app.partition.failure = EngineStopped("the disk is gone")
+            answers = await exchange(served.port, STORY[1] + STORY[1], 2, 1_000_000)
+            seen.append((answers, await scraped(served.port)))
+    assert seen[0] == seen[1]
+    assert [status for status, _, _ in seen[0][0]] == [503, 503]
+
+
+async def test_the_limit_of_connections_is_the_same() -> None:
+    seen = []
+    for fast in (True, False):
+        async with serving(fast=fast, settings=replace(IN_MEMORY, connections_max=3)) as served:
+            await exchange(served.port, STORY[0], 1, 1_000_000)
+            idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(2)]
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(STORY[1])
+            seen.append(await asyncio.wait_for(reader.readuntil(CRLF), 10))
+            for _, open_writer in [*idle, (reader, writer)]:
+                open_writer.close()
+                await open_writer.wait_closed()
+    assert seen == [b"HTTP/1.1 503 Service Unavailable\r\n"] * 2
