@@ -1,0 +1,346 @@
+"""The paths of a broker inside one process, step by step: what `benchmarks.profile` holds the stopwatch to.
+
+No sockets and no client: what a path costs the broker is all that is measured. The system's part of a request (two
+calls on a socket, the event loop's poll) comes on top, and is the same for any server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import uvicorn
+from uvicorn.server import ServerState
+
+from benchmarks.stopwatch import Stage
+from benchmarks.workload import Batches, batch
+from broker import App, Settings, create_app
+from broker.http.fast_path import AppendProtocol, protocol
+from consumer.session import SessionFold
+
+CONNECTIONS: Final = 32
+CHUNKS: Final = 10
+READERS: Final = 100
+PAGE_RECORDS: Final = 22_000
+"""About 1 MB of chunks."""
+DELTAS: Final = 2_000
+
+Round = Callable[[], Awaitable[int]]
+"""One round: how many times the path was walked."""
+
+
+class Walk(NamedTuple):
+    """A path: what one walk of it is, its stages, and what has to be there for it."""
+
+    what: str
+    stages: tuple[Stage, ...]
+    prepared: Callable[[Path], AbstractAsyncContextManager[Round]]
+
+
+class Transport:
+    """What is left of a socket: answers are counted."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.enough = asyncio.Event()
+        self.wanted = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Addresses."""
+        return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name, default)
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def write(self, data: bytes) -> None:
+        """One answer. Raises RuntimeError for a refusal: then something else is measured."""
+        if data[9:10] != b"2":
+            raise RuntimeError(data.decode(errors="replace"))
+        self.answers += 1
+        if self.answers == self.wanted:
+            self.enough.set()
+
+    def resume_reading(self) -> None:
+        """It never stopped."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Client:
+    """Calls an ASGI application."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def call(self, method: str, path: str, body: bytes = b"", query: bytes = b"", **headers: str) -> bytes:
+        """The body of the answer. Raises RuntimeError for one that is no success."""
+        status, answer = 0, b""
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            nonlocal status, answer
+            status = message.get("status", status)
+            answer += message.get("body", b"")
+
+        await self._app(self.scope(method, path, query, len(body), headers), receive, send)
+        if status not in range(200, 300):
+            raise RuntimeError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
+        return answer
+
+    @staticmethod
+    def scope(method: str, path: str, query: bytes, body_bytes: int, headers: dict[str, str]) -> dict[str, Any]:
+        """A request as ASGI has it."""
+        told = {"host": "localhost", "content-type": "application/json", "content-length": str(body_bytes), **headers}
+        return {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query,
+            "root_path": "",
+            "scheme": "http",
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in told.items()],
+        }
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncGenerator[App]:
+    """A broker on a disk."""
+    app = create_app(Settings(data_dir=folder))
+    async with app.running():
+        yield app
+
+
+# -- append ------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def append(folder: Path) -> AsyncGenerator[Round]:
+    """CONNECTIONS appends, all on their way at the same time, until every one is durable and answered."""
+    async with opened(folder) as app:
+        client, transport = Client(app), Transport()
+        config = uvicorn.Config(app, http=protocol(app.fast_appends), access_log=False, log_config=None)
+        config.load()
+        state = ServerState()
+        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+        connections: list[AppendProtocol] = []
+        batches = [Batches(f"/v1/stream/profile/{n}", CHUNKS) for n in range(CONNECTIONS)]
+        for load in batches:
+            await client.call("PUT", load.target)
+            connection = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]  # typed as asyncio's
+            connection.connection_made(transport)  # type: ignore[arg-type]  # all of a transport that is asked for
+            connections.append(connection)  # type: ignore[arg-type]  # it is what `protocol` made
+        number = 0
+
+        async def round_() -> int:
+            nonlocal number
+            number += 1
+            requests = [b"".join(load.request(number)) for load in batches]
+            transport.wanted = transport.answers + CONNECTIONS
+            transport.enough.clear()
+            for connection, request in zip(connections, requests, strict=True):
+                connection.data_received(request)
+            await transport.enough.wait()
+            return CONNECTIONS
+
+        yield round_
+        for connection in connections:
+            connection.connection_lost(None)
+
+
+_APPLIED: Final = (
+    Stage("propose", ("broker.partition:Partition.propose_for",)),
+    Stage("apply", ("broker.partition:apply",)),
+    Stage("install what it changed: rows, tail, who waits", ("broker.partition:Partition._install",)),
+    Stage(
+        "the commit around them",
+        ("broker.partition:Partition._apply_commit", "broker.journal.file:FileJournal._commit_gathered"),
+    ),
+)
+_BESIDE: Final = (
+    Stage("journal: encode the entries", ("broker.journal.writer:CommitWriter._take",), beside=True),
+    Stage("journal: frame, checksum and write", ("broker.journal.segments:Segments.append",), beside=True),
+    Stage("store: checkpoints", ("broker.store.sqlite:write_checkpoint",), beside=True),
+)
+_APPEND: Final = (
+    Stage("uvicorn's parser and what it calls", ("broker.http.fast_path:AppendProtocol.data_received",)),
+    Stage("headers", ("broker.http.fast_path:headers_of", "broker.http.fast_path:FastAppends.takes")),
+    Stage("request to entry", ("broker.http.fast_path:entry_of", "broker.http.fast_path:FastAppends.begin")),
+    *_APPLIED,
+    Stage("outcome to answer", ("broker.http.fast_path:answer", "broker.http.fast_path:FastAppends.tell")),
+    Stage("answer to bytes", ("broker.http.fast_path:AppendProtocol._answer",)),
+    *_BESIDE,
+)
+
+# -- chunks ------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def chunks(folder: Path) -> AsyncGenerator[Round]:
+    """CONNECTIONS batches of as many answers, through ASGI."""
+    async with opened(folder) as app:
+        client, number = Client(app), 0
+        paths = [f"/v1/sessions/profile-{n}/generations/answer/chunks" for n in range(CONNECTIONS)]
+        for n, path in enumerate(paths):
+            await client.call("PUT", f"/v1/sessions/profile-{n}")
+            await client.call("POST", path, b'[{"type":"start"},{"type":"text-start","id":"0"}]', producer_seq="0")
+
+        async def round_() -> int:
+            nonlocal number
+            number += 1
+            body, seq = batch(number, CHUNKS), str(number)
+            await asyncio.gather(*(client.call("POST", path, body, producer_seq=seq) for path in paths))
+            return CONNECTIONS
+
+        yield round_
+
+
+_CHUNKS: Final = (
+    Stage("headers", ("broker.http.endpoint:headers_of", "broker.http.endpoint:request_of")),
+    Stage("request to entry", ("broker.http.session_requests:entry_of",)),
+    *_APPLIED,
+    Stage("outcome to answer", ("broker.http.session_answers:answer",)),
+    Stage("fold into messages", ("consumer.session:SessionFold.add",)),
+    *_BESIDE,
+)
+
+# -- reads -------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def page(folder: Path) -> AsyncGenerator[Round]:
+    """A catch-up read of one full response, from the store."""
+    async with opened(folder) as app:
+        client, path = Client(app), "/v1/stream/page"
+        await client.call("PUT", path)
+        for n in range(PAGE_RECORDS // 1_000):
+            await client.call("POST", path, batch(n, 1_000))
+        await app.partition.checkpoint()
+
+        async def round_() -> int:
+            await client.call("GET", path, query=b"offset=-1")
+            return 1
+
+        yield round_
+
+
+_PAGE: Final = (
+    Stage("look at the rows", ("broker.http.reads:position_of",)),
+    Stage("join the pages", ("broker.log:join",)),
+    Stage("answer", ("broker.http.reads:_page_response",)),
+    Stage("store: SQLite", ("broker.store.sqlite:SqliteStore._read",), beside=True),
+    Stage("store: decode and cut", ("broker.store.sqlite:decode_page", "broker.store.sqlite:after"), beside=True),
+)
+
+
+@asynccontextmanager
+async def fan_out(folder: Path, readers: int = READERS) -> AsyncGenerator[Round]:
+    """One append of one chunk to a stream with `readers` live readers, until each was sent its event."""
+    async with opened(folder) as app:
+        client, path = Client(app), "/v1/stream/live"
+        await client.call("PUT", path)
+        told, wanted, enough, over = 0, readers, asyncio.Event(), asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await over.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            nonlocal told
+            if message.get("body"):
+                told += 1
+                if told == wanted:
+                    enough.set()
+
+        scope = Client.scope("GET", path, b"offset=-1&live=sse", 0, {})
+        reading = [asyncio.create_task(app(scope, receive, send)) for _ in range(readers)]
+        await enough.wait()
+
+        async def round_() -> int:
+            nonlocal wanted
+            wanted += readers
+            enough.clear()
+            await client.call("POST", path, batch(0, 1))
+            await enough.wait()
+            return readers
+
+        yield round_
+        over.set()
+        await asyncio.gather(*reading)
+
+
+_FAN_OUT: Final = (
+    Stage("wake them", ("broker.watches:Watches.wake",)),
+    Stage("read the tail", ("broker.tail:Tail.read",)),
+    Stage("the event, encoded once", ("broker.http.sse:data_frame",)),
+    Stage("find it for each reader", ("broker.http.reads:Reads._frame",)),
+    Stage("the control event of each", ("broker.http.sse:control_frame",)),
+)
+
+# -- fold --------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def fold(_: Path) -> AsyncGenerator[Round]:
+    """The records of an answer of DELTAS text deltas, from bytes to a message."""
+    records = list(_records())
+
+    async def round_() -> int:
+        folding = SessionFold()
+        for record in records:
+            folding.add(record)
+        folding.items()
+        return DELTAS
+
+    yield round_
+
+
+def _records() -> list[bytes]:
+    opened_ = {
+        "type": "generation",
+        "key": "g",
+        "value": {
+            "messageId": "m",
+            "lane": "main",
+            "format": "ai-sdk-ui-message-stream",
+            "role": "assistant",
+            "status": "streaming",
+        },
+        "headers": {"operation": "insert", "timestamp": "2026-01-01T00:00:00Z"},
+    }
+    said: list[Any] = [{"type": "start"}, {"type": "text-start", "id": "0"}]
+    said += [{"type": "text-delta", "id": "0", "delta": " token"}] * DELTAS
+    told = [
+        {
+            "type": "chunk",
+            "key": f"g:{n}",
+            "value": {"messageId": "m", "chunk": chunk},
+            "headers": {"operation": "insert"},
+        }
+        for n, chunk in enumerate(said)
+    ]
+    return [msgspec.json.encode(record) for record in [opened_, *told]]
+
+
+_FOLD: Final = (
+    Stage("decode a record", ("consumer.session:SessionFold.add", "consumer.session:SessionFold._add_text")),
+    Stage("find its message", ("consumer.session:SessionFold._add_chunk",)),
+    Stage("fold the chunk", ("consumer.fold.ai_sdk:AISDKDraft.apply",)),
+    Stage("tell the message", ("consumer.session:SessionFold.items",)),
+)
+
+WALKS: Final = {
+    "append": Walk(f"a durable append of {CHUNKS} chunks, {CONNECTIONS} at a time, on the fast path", _APPEND, append),
+    "chunks": Walk(f"{CHUNKS} chunks of an answer, {CONNECTIONS} answers at a time, through ASGI", _CHUNKS, chunks),
+    "page": Walk("a catch-up read of 1 MB from the store", _PAGE, page),
+    "fan-out": Walk(f"one event to one of {READERS} SSE readers", _FAN_OUT, fan_out),
+    "fold": Walk("a text delta of a session's log, from its bytes to the message", _FOLD, fold),
+}
