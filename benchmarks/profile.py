@@ -21,11 +21,12 @@ import uvloop
 
 from benchmarks import facts, server
 from benchmarks.paths import WALKS, Round, Walk
-from benchmarks.stopwatch import Stage, Stopwatch, inside_share
+from benchmarks.stopwatch import Stage, Stopwatch, cost
 
 _REST: Final = "the rest: event loop, tasks, futures, calls into the system"
-STOPWATCH_US_MAX: Final = 3.0
-"""More than a stopwatch costs: where few calls take long, the difference of two rounds is chance."""
+COST_MAX: Final = 2.0
+"""What a stopwatch costs in use, at most, as a multiple of what it costs in a tight loop. Where few calls take long the
+difference of two rounds is chance."""
 ROUND_S: Final = 0.02
 """A round is repeated until it has taken this long: clocks of processor time are coarse."""
 
@@ -106,7 +107,7 @@ async def profile(name: str, folder: Path, rounds: int) -> Profile:
 
 async def _profiled(name: str, walk: Walk, round_: Round, rounds: int) -> Profile:
     """With and without a stopwatch in turns, so that what changes on the machine meanwhile changes for both."""
-    stopwatch, share = Stopwatch(walk.stages), inside_share()
+    stopwatch, costs = Stopwatch(walk.stages), cost()
     plain: list[Took] = []
     timed: list[Took] = []
     for _ in range(rounds):
@@ -118,9 +119,9 @@ async def _profiled(name: str, walk: Walk, round_: Round, rounds: int) -> Profil
     laps = {stage.name: _median_lap([took.laps[stage.name] for took in timed], stage) for stage in walk.stages}
     # The stopwatch's cost with each call: by it a round in the event loop's thread is longer than one without.
     calls = sum(laps[stage.name].calls for stage in walk.stages if not stage.beside)
-    cost_us = min(max(0.0, more_us - loop_us) / calls, STOPWATCH_US_MAX)
+    cost_us = min(max((more_us - loop_us) / calls, costs.us), COST_MAX * costs.us)
     lines = [
-        Line(stage.name, _without(cost_us, share, laps[stage.name]), laps[stage.name].calls, stage.beside)
+        Line(stage.name, _without(cost_us, costs.inside, laps[stage.name]), laps[stage.name].calls, stage.beside)
         for stage in walk.stages
     ]
     return Profile(name, walk.what, loop_us, median(took.all_us for took in plain), lines)

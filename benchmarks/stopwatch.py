@@ -41,6 +41,13 @@ class Lap:
         self.inner_calls = 0  # of stages, by this one
 
 
+class Cost(NamedTuple):
+    """What a stopwatch adds with each call, in us; `inside` of it, 0 to 1, to the stage, the rest to its caller."""
+
+    us: float
+    inside: float
+
+
 class Stopwatch:
     """One lap for each stage."""
 
@@ -105,17 +112,18 @@ class Stopwatch:
         return timed
 
 
-def inside_share() -> float:
-    """How much of its own cost the stopwatch adds to the stage itself, and not to the one that calls it; 0 to 1."""
-    shares = []
+def cost() -> Cost:
+    """What a stopwatch costs in a tight loop, on this machine now."""
+    costs = []
     for _ in range(CALIBRATIONS):
         stopwatch = Stopwatch([Stage("outer", ()), Stage("inner", ())])
         nothing = stopwatch.timed("inner", _nothing)
         plain_ns = _loop_ns(stopwatch.timed("outer", partial(_loop, _nothing)), stopwatch)
         outside_ns = _loop_ns(stopwatch.timed("outer", partial(_loop, nothing)), stopwatch) - plain_ns
         inside_ns = stopwatch.laps["inner"].own_ns
-        shares.append(inside_ns / (inside_ns + outside_ns))
-    return median(shares)
+        both_ns = inside_ns + outside_ns
+        costs.append((both_ns / CALIBRATION_CALLS / 1e3, inside_ns / both_ns))
+    return Cost(*(median(numbers) for numbers in zip(*costs, strict=True)))
 
 
 def _loop_ns(loop: Callable[[], None], stopwatch: Stopwatch) -> int:
