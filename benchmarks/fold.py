@@ -12,13 +12,16 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
+from benchmarks.results import Measure, Plot, Target
+from benchmarks.runner import Found, Measuring, Scenario, Setting
 from consumer.fold import Fold
 from consumer.plain import JSON, encode
 from consumer.session import SessionFold
@@ -179,6 +182,36 @@ def plot(found: list[Series], file: Path) -> None:
         panel.legend(fontsize=8)
     panels[0].set_ylabel("processor time (s)")
     figure.savefig(file, dpi=110)
+
+
+@contextmanager
+def _opened(setting: Setting) -> Generator[Measuring, None, None]:
+    all_runs, chunk_counts = runs(), lengths(20_000 if setting.quick else 100_000)
+
+    def measure_once(name: str) -> Found:
+        found = measure(name, all_runs[name], chunk_counts, rounds=1)
+        exponent = found.exponent
+        numbers = {"deltas/s": found.deltas_per_s} | ({} if exponent is None else {"exponent": exponent})
+        return Found(numbers, {"seconds": [(float(chunks), seconds) for chunks, seconds in found.seconds.items()]})
+
+    yield measure_once
+
+
+FOLD: Final = Scenario(
+    "fold",
+    "Folding chunks into messages",
+    "Processor time of one thread, the chunks there before and the message asked for at the end. The exponent is the "
+    "slope of time over length: 1 is linear, 2 quadratic.",
+    {"deltas/s": Measure("deltas/s", more_is_better=True), "exponent": Measure("", more_is_better=False)},
+    tuple(runs()),
+    _opened,
+    (
+        Target("deltas/s", f"{AI_SDK}, text", DELTAS_PER_S_MIN),
+        *(Target("exponent", f"{name}, text", EXPONENT_MAX) for name in DICTATIONS),
+    ),
+    (Plot("seconds", "processor time to fold an answer", "chunks", "s", log_x=True, log_y=True),),
+    rounds_max=3,
+)
 
 
 @click.command()

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +21,8 @@ import click
 import matplotlib as mpl
 
 from benchmarks import facts, server
+from benchmarks.results import Measure, Plot
+from benchmarks.runner import Folder, Found, Measuring, Scenario, Setting
 from producer import Producer
 
 MIB: Final = 1024 * 1024
@@ -117,6 +119,56 @@ def draw(found: dict[str, list[Look]], path: Path) -> None:
     panels[0].set_ylim(bottom=0)  # shared by all, so after all
     panels[0].set_ylabel("resident MiB")
     figure.savefig(path)
+
+
+@contextmanager
+def _opened(setting: Setting) -> Generator[Measuring, None, None]:
+    chunks, answers = (20_000, 200) if setting.quick else (50_000, 1_000)
+
+    def measure(name: str) -> Found:
+        with Folder(setting) as folder:
+            if name == LONG:
+                seen = looks(folder / "data", answers=1, chunks=chunks)
+            else:
+                seen = looks(folder / "data", answers=answers, chunks=20)
+        early, last = seen[len(seen) // 5], seen[-1]
+        return Found(
+            {
+                "broker, after a fifth, MiB": early.broker_bytes / MIB,
+                "broker, at the end, MiB": last.broker_bytes / MIB,
+                "producer, after a fifth, MiB": early.producer_bytes / MIB,
+                "producer, at the end, MiB": last.producer_bytes / MIB,
+            },
+            {
+                "broker MiB": [(float(look.durable_chunks), look.broker_bytes / MIB) for look in seen],
+                "producer MiB": [(float(look.durable_chunks), look.producer_bytes / MIB) for look in seen],
+            },
+        )
+
+    yield measure
+
+
+LONG: Final = "one long answer"
+SHORT: Final = "many short answers"
+
+MEMORY: Final = Scenario(
+    "memory",
+    "Memory while answers are written",
+    "Resident memory of broker and producer over one answer of 50,000 chunks (quick: 20,000), and over 1,000 answers "
+    "of 20 chunks in one session (quick: 200).",
+    {
+        f"{side}, {when}, MiB": Measure("MiB", more_is_better=False)
+        for side in ("broker", "producer")
+        for when in ("after a fifth", "at the end")
+    },
+    (LONG, SHORT),
+    _opened,
+    plots=(
+        Plot("broker MiB", "resident memory of the broker", "durable chunks", "MiB"),
+        Plot("producer MiB", "resident memory of the producer", "durable chunks", "MiB"),
+    ),
+    rounds_max=1,
+)
 
 
 # -- the writing process -----------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ and a live connection at its offset, until that says that nothing is missing. Bo
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import aclosing
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -19,7 +21,10 @@ import anyio
 import click
 import msgspec
 
-from benchmarks import server
+from benchmarks import contenders, server
+from benchmarks.results import Measure, Target
+from benchmarks.runner import Absent, Folder, Found, Measuring, Scenario, Setting
+from benchmarks.workload import Invalid
 from consumer import Reader
 from consumer.session import SessionFold
 from producer import Producer
@@ -75,18 +80,18 @@ async def _measure(folder: Path, chunks: int, answers: int, rounds: int) -> Resu
     port = server.free_port()
     url, command = f"http://127.0.0.1:{port}", server.streamfold(port, "sqlite", folder / "data")
     with server.running(command, port):
-        await _write(url, chunks, answers)
+        await write_session(url, chunks, answers)
     replays: list[float] = []
     opens: list[float] = []
     with server.running(command, port):
-        opened_s, message_bytes = await _open(url)
+        opened_s, message_bytes = await open_session(url)
         for _ in range(rounds):
-            replays.append(await _replay(url))
-            opens.append((await _open(url))[0])
+            replays.append(await replay_session(url))
+            opens.append((await open_session(url))[0])
     return Result(chunks, answers, message_bytes, median(replays), median(opens), opened_s)
 
 
-async def _write(url: str, chunks: int, answers: int) -> None:
+async def write_session(url: str, chunks: int, answers: int) -> None:
     """Write the session, and wait until a checkpoint has its snapshot."""
     async with Producer(url) as producing:
         await producing.create_session(SESSION)
@@ -100,7 +105,7 @@ async def _write(url: str, chunks: int, answers: int) -> None:
     await anyio.sleep(3)  # three times as long as a checkpoint may let wait
 
 
-async def _replay(url: str) -> float:
+async def replay_session(url: str) -> float:
     fold = SessionFold()
     async with Reader(url) as reader:
         begin = time.perf_counter()
@@ -114,7 +119,7 @@ async def _replay(url: str) -> float:
         return time.perf_counter() - begin
 
 
-async def _open(url: str) -> tuple[float, int]:
+async def open_session(url: str) -> tuple[float, int]:
     async with Reader(url) as reader:
         begin = time.perf_counter()
         snapshot = await reader.messages(SESSION)
@@ -125,6 +130,62 @@ async def _open(url: str) -> tuple[float, int]:
                     break
         took_s = time.perf_counter() - begin
     return took_s, len(msgspec.json.encode(fold.items()))
+
+
+@contextmanager
+def _opened(setting: Setting) -> Generator[Measuring, None, None]:
+    chunks, answers = (20_000, 40) if setting.quick else (100_000, 200)
+    with Folder(setting) as folder:
+        port = server.free_port()
+        url, command = f"http://127.0.0.1:{port}", server.streamfold(port, "sqlite", folder / "data")
+        with server.running(command, port):
+            asyncio.run(write_session(url, chunks, answers))
+        with server.running(command, port):
+
+            def measure(name: str) -> Found:
+                if name == TYPESCRIPT:
+                    return Found({"ms": _replayed_by_node(f"{url}/v1/stream/{STREAM}", chunks)})
+                took_s = asyncio.run(replay_session(url) if name == REPLAY else _open_s(url))
+                return Found({"ms": took_s * 1000})
+
+            yield measure
+
+
+async def _open_s(url: str) -> float:
+    return (await open_session(url))[0]
+
+
+def _replayed_by_node(url: str, chunks: int) -> float:
+    """Milliseconds. Raises Absent."""
+    if not (contenders.PEERS / "node_modules").is_dir():
+        raise Absent("@durable-streams/client is not installed: deploy/setup --bench")
+    command = [str(contenders.NODE), str(contenders.PEERS / "replay.mjs")]
+    told = subprocess.run(command, input=f"{url}\n", capture_output=True, text=True, check=True, timeout=300).stdout
+    found = msgspec.json.decode(told, type=_Replayed)
+    if found.records < chunks:
+        raise Invalid(f"the client read {found.records} records of {chunks} chunks")
+    return found.ms
+
+
+class _Replayed(msgspec.Struct):
+    ms: float
+    records: int
+
+
+OPEN: Final = "messages, then live"
+REPLAY: Final = "replay by this library"
+TYPESCRIPT: Final = "replay by the published TypeScript client"
+
+OPENING: Final = Scenario(
+    "opening",
+    "Opening a long session",
+    "A session of 100,000 chunks in 200 answers (quick: 20,000 in 40): its messages and a live connection from "
+    "their offset, beside reading every record; this library folds them, the TypeScript client has only read them by then.",
+    {"ms": Measure("ms", more_is_better=False)},
+    (OPEN, REPLAY, TYPESCRIPT),
+    _opened,
+    (Target("ms", OPEN, 0.01, 0.001, against=TYPESCRIPT), Target("ms", OPEN, 1 / FLOOR, against=REPLAY)),
+)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,9 @@ from typing import Final
 import anyio
 import click
 
-from benchmarks import facts, server
+from benchmarks import cadence, facts, server
+from benchmarks.results import Measure
+from benchmarks.runner import Folder, Found, Measuring, Scenario, Setting
 from producer import Limits, Metrics, Producer, UploadMode
 
 CHUNK: Final = {"type": "text-delta", "id": "0", "delta": "a token or so "}
@@ -172,24 +175,67 @@ async def _flat_out(broker: server.Server, way: Way, chunks: int) -> Run:
 
 
 async def _at_cadence(broker: server.Server, way: Way, answers: int, tokens_per_s: float, seconds: float) -> Run:
-    chunks = int(tokens_per_s * seconds)
+    due_s = [cadence.due(number, seconds, tokens_per_s) for number in range(answers)]
     async with Producer(f"http://127.0.0.1:{broker.port}", limits=way.limits, upload=way.mode) as producer:
         session_id = f"paced-{time.monotonic_ns()}"
         await producer.create_session(session_id)
         clock = _Clock(broker)
 
         async def answer(number: int) -> None:
-            await anyio.sleep(number / answers / tokens_per_s)  # models do not keep step
             async with producer.generation(session_id, f"g{number}", lane=f"lane-{number}") as generation:
                 started_s = time.perf_counter()
-                for n in range(chunks):
+                for n, at_s in enumerate(due_s[number]):
+                    await anyio.sleep(max(0.0, started_s + at_s - time.perf_counter()))
                     await generation.write({**CHUNK, "delta": f"token {n} "})
-                    await anyio.sleep(max(0.0, started_s + (n + 1) / tokens_per_s - time.perf_counter()))
 
         async with anyio.create_task_group() as tasks:
             for number in range(answers):
                 tasks.start_soon(answer, number)
-        return clock.run(answers * chunks, producer.metrics())
+        return clock.run(sum(map(len, due_s)), producer.metrics())
+
+
+@contextmanager
+def _opened(setting: Setting) -> Generator[Measuring, None, None]:
+    ways = {way.name: way for way in WAYS}
+    chunks, answers, seconds = (4_000, 8, 2.0) if setting.quick else (10_000, 20, 4.0)
+    port = server.free_port()
+    with (
+        Folder(setting) as folder,
+        server.running(server.streamfold(port, "sqlite", folder / "data"), port) as broker,
+    ):
+
+        def measure(name: str) -> Found:
+            flat = anyio.run(_flat_out, broker, ways[name], chunks)
+            paced = anyio.run(_at_cadence, broker, ways[name], answers, cadence.TOKENS_PER_S, seconds)
+            return Found(
+                {
+                    "flat out: chunks/s": flat.chunks_per_s,
+                    "at cadence: latency ms": paced.latency_ms,
+                    "at cadence: batches": float(paced.batches),
+                    "at cadence: server us a chunk": paced.us_a_chunk(paced.server_s),
+                    "at cadence: client us a chunk": paced.us_a_chunk(paced.client_s),
+                }
+            )
+
+        yield measure
+
+
+UPLOADS: Final = Scenario(
+    "uploads",
+    "How batches should travel",
+    "The producer library in each of its modes: one answer as fast as it is taken, then 20 answers at once (quick: 8) "
+    "at 50 tokens/s each and a recorded cadence. Latency is the mean from `write` to durable.",
+    {
+        "flat out: chunks/s": Measure("chunks/s", more_is_better=True),
+        "at cadence: latency ms": Measure("ms", more_is_better=False),
+        "at cadence: batches": Measure("batches"),
+        "at cadence: server us a chunk": Measure("us", more_is_better=False),
+        "at cadence: client us a chunk": Measure("us", more_is_better=False),
+    },
+    tuple(way.name for way in WAYS),
+    _opened,
+    rounds_max=3,
+)
 
 
 if __name__ == "__main__":

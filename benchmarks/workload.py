@@ -56,6 +56,23 @@ def create_streams(port: int, targets: Iterable[str]) -> None:
         _call(port, "PUT", target)
 
 
+def append(port: int, target: str, body: bytes) -> None:
+    """One batch. Raises Invalid when it is refused."""
+    _call(port, "POST", target, body)
+
+
+OPENING: Final = b'[{"type":"start"},{"type":"text-start","id":"0"}]'
+"""What a text begins with."""
+
+
+def create_generations(port: int, sessions: Iterable[str]) -> None:
+    """Make sessions with a generation `answer` in each, begun with seq 0. Raises Invalid when one is refused."""
+    for session in sessions:
+        _call(port, "PUT", f"/v1/sessions/{session}")
+        chunks = f"/v1/sessions/{session}/generations/answer/chunks"
+        _call(port, "POST", chunks, OPENING, {"Producer-Seq": "0"})
+
+
 class Workload(Protocol):
     """One kind of write, from as many connections as there are."""
 
@@ -118,10 +135,7 @@ class ToGenerations:
 
     def prepare(self, port: int) -> list[Batches]:
         """Create the sessions and open the generations, with what a text begins with."""
-        opening = b'[{"type":"start"},{"type":"text-start","id":"0"}]'
-        for connection in range(self.connections):
-            _call(port, "PUT", _session(connection))
-            _call(port, "POST", _chunks(connection), opening, {"Producer-Seq": "0"})
+        create_generations(port, [f"bench-{connection}" for connection in range(self.connections)])
         return [
             Batches(_chunks(connection), self.chunks, sequenced=True, first=1) for connection in range(self.connections)
         ]
@@ -150,12 +164,8 @@ _event: Final = msgspec.json.Decoder(_Event)
 _page: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def _session(connection: int) -> str:
-    return f"/v1/sessions/bench-{connection}"
-
-
 def _chunks(connection: int) -> str:
-    return f"{_session(connection)}/generations/answer/chunks"
+    return f"/v1/sessions/bench-{connection}/generations/answer/chunks"
 
 
 def _compare(path: str, records: Iterator[msgspec.Raw], count: int, chunks: int, first: int = 0) -> None:
