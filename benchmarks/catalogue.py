@@ -15,6 +15,7 @@ from benchmarks.latency import LATENCY
 from benchmarks.memory import MEMORY
 from benchmarks.opening import OPENING
 from benchmarks.runner import Scenario
+from benchmarks.sight import SIGHT
 from benchmarks.stored_streams import IDLE_READERS, STORED_STREAMS
 from benchmarks.uploads import UPLOADS
 
@@ -24,6 +25,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     GENERATIONS,
     UPLOADS,
     DELIVERY,
+    SIGHT,
     CATCH_UP,
     OPENING,
     FOLD,

@@ -64,7 +64,7 @@ CATCH_UP: Final = Scenario(
     "catch-up",
     "Reading what is stored",
     f"Streams of 1 MB in {BATCHES} batches, read from their start over {CONNECTIONS} connections by wrk, after the "
-    "server was killed and started again, so that nothing is in its memory; Node in memory is not, as it would have nothing.",
+    "server was killed and started again, so that its memory is empty; not so Node in memory, which would lose all.",
     {
         "MB/s": Measure("MB/s", more_is_better=True),
         "p99 ms": Measure("ms", more_is_better=False),

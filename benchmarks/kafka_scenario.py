@@ -44,7 +44,7 @@ KAFKA: Final = Scenario(
     "kafka",
     "The Kafka engine beside Kafka itself",
     "Three nodes of Kafka and three of ours on the same two cores; one append of 10 chunks at a time, by turns with "
-    "a bare aiokafka producer and consumer with the same settings. Failover and catching up: `python -m benchmarks.kafka`.",
+    "a bare aiokafka producer and consumer of the same settings. Failover, catching up: `python -m benchmarks.kafka`.",
     {"p50 ms": Measure("ms", more_is_better=False), "p99 ms": Measure("ms", more_is_better=False)},
     (ENGINE, BARE_KAFKA),
     _opened,

@@ -180,7 +180,7 @@ OPENING: Final = Scenario(
     "opening",
     "Opening a long session",
     "A session of 100,000 chunks in 200 answers (quick: 20,000 in 40): its messages and a live connection from "
-    "their offset, beside reading every record; this library folds them, the TypeScript client has only read them by then.",
+    "their offset, beside reading every record; this library folds them, the TypeScript client only reads them.",
     {"ms": Measure("ms", more_is_better=False)},
     (OPEN, REPLAY, TYPESCRIPT),
     _opened,
