@@ -1,6 +1,6 @@
 # Every target sets up what it needs first (deploy/setup), so each of them works in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench crash crash-kafka vectors lock clean run-ready test-ready bench-ready
+.PHONY: help demo test check bench guard crash crash-kafka vectors lock clean run-ready test-ready bench-ready
 BIN := .venv/bin
 
 help: ## say what there is
@@ -9,7 +9,7 @@ help: ## say what there is
 demo: run-ready ## watch an answer survive a killed broker and a dropped reader
 	@$(BIN)/streamfold demo tests/data/ai_sdk_generated.jsonl
 
-test: check ## check, then run all tests
+test: check guard ## check, then run all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The libraries run on desktops: what they take from the system has to be there on each of them. A cache of its own for each,
@@ -27,6 +27,9 @@ vectors: test-ready ## fold every vector file found in DIR and compare
 
 bench: bench-ready ## measure everything beside its peers: about 20 minutes; QUICK=1: about 10; REPORT=folder
 	@$(BIN)/streamfold bench all $(if $(QUICK),--quick) $(if $(REPORT),--report $(REPORT))
+
+guard: test-ready ## fail when appends have become much slower, beside a bare ASGI application on this machine
+	@$(BIN)/python -m benchmarks.guard
 
 crash: test-ready ## kill the broker KILLS times (default 1000) and audit what is left
 	$(BIN)/pytest tests/faults --kills $(or $(KILLS),1000)

@@ -134,7 +134,7 @@ async def open_session(url: str) -> tuple[float, int]:
 
 @contextmanager
 def _opened(setting: Setting) -> Generator[Measuring, None, None]:
-    chunks, answers = (20_000, 40) if setting.quick else (100_000, 200)
+    chunks, answers = 100_000, 200
     with Folder(setting) as folder:
         port = server.free_port()
         url, command = f"http://127.0.0.1:{port}", server.streamfold(port, "sqlite", folder / "data")
@@ -179,7 +179,7 @@ TYPESCRIPT: Final = "replay by the published TypeScript client"
 OPENING: Final = Scenario(
     "opening",
     "Opening a long session",
-    "A session of 100,000 chunks in 200 answers (quick: 20,000 in 40): its messages and a live connection from "
+    "A session of 100,000 chunks in 200 answers: its messages and a live connection from "
     "their offset, beside reading every record; this library folds them, the TypeScript client only reads them.",
     {"ms": Measure("ms", more_is_better=False)},
     (OPEN, REPLAY, TYPESCRIPT),
