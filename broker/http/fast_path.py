@@ -16,7 +16,7 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -30,9 +30,6 @@ from broker.http.stream_api import PREFIX, is_reserved
 from broker.http.streams import answer, entry_of, require_method
 from broker.http.traffic import Traffic
 from broker.partitions import Partitioned
-
-if TYPE_CHECKING:
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 log = logging.getLogger("streamfold.http")
 
@@ -167,6 +164,7 @@ class AppendProtocol(HttpToolsProtocol):
     """uvicorn's, but for plain appends. Order on a connection is uvicorn's business, and stays it."""
 
     appends: ClassVar[FastAppends]
+    cycle: Any  # a RequestResponseCycle of uvicorn's, an Append, or None
     _idle_from_s: float | None = None  # by the loop's clock; None while a request is arriving or in hand
     _idle_timer: TimerHandle | None = None
 
@@ -179,21 +177,20 @@ class AppendProtocol(HttpToolsProtocol):
         """Decide which way the request goes."""
         headers = headers_of(self.headers)
         if self._is_free() and self.appends.takes(self.parser.get_method(), self.url, headers):
-            self.cycle = cast("RequestResponseCycle", Append(headers, keep_alive=self.parser.should_keep_alive()))
+            self.cycle = Append(headers, keep_alive=self.parser.should_keep_alive())
         else:
             self._go_the_usual_way()
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
-        append = cast("RequestResponseCycle | Append", self.cycle)
-        if isinstance(append, Append):
-            append.body += body
+        if isinstance(self.cycle, Append):
+            self.cycle.body += body
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Begin an append that is here as a whole."""
-        append = cast("RequestResponseCycle | Append", self.cycle)
+        append = self.cycle
         if not isinstance(append, Append):
             super().on_message_complete()
         elif not append.response_complete:
@@ -240,9 +237,8 @@ class AppendProtocol(HttpToolsProtocol):
 
     def _is_free(self) -> bool:
         """Whether a request may be answered here: nothing is in hand, and the connection takes its answers."""
-        in_hand = cast("RequestResponseCycle | None", self.cycle)
         return (
-            (in_hand is None or in_hand.response_complete)
+            (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and self.parser.get_http_version() == "1.1"
             and (self.limit_concurrency is None or len(self.connections) < self.limit_concurrency)
