@@ -114,7 +114,7 @@ class ClusterJournal:
         self._audit_s = audit_s
         self._boot = int.from_bytes(os.urandom(8), "big") >> 1 or 1
         self._boot_before = 0  # who had this store before; whatever of it still comes is void
-        self._writer = RecordWriter(log, self._boot, self._read_past, self._refuse, wait_s)
+        self._writer = RecordWriter(log, self._boot, self._read_past, self._refuse, self._look_for_missed, wait_s)
 
         self._meta = _NOWHERE
         self._index = 0  # of the newest applied entry
@@ -169,10 +169,7 @@ class ClusterJournal:
             elif applied_index:
                 raise Damaged("the store was made by another engine", "name an empty folder with --data-dir")
             elif first > 0:
-                raise StartError(
-                    f"the log begins at position {first}: what was before it is gone",
-                    "copy the data folder of another node, while that is stopped, and start with the copy",
-                )
+                raise _trimmed(f"the log begins at position {first}, and there is no store of what was before it")
             self._is_made_anew = not mark
             if first == 0:
                 await self._find_meta(end)
@@ -194,6 +191,7 @@ class ClusterJournal:
     def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
         """As in `Journal`."""
         self._deliver, self._stopped, self._error = deliver, stopped, None
+        self._writer.log = self._meta.log
         # The first record of this life: it voids what an earlier one may have left under way, and tells the time.
         self._writer.add(Envelope(0, 0, retired=self._boot_before))
         self._put_audit_off()
@@ -282,7 +280,7 @@ class ClusterJournal:
         if mark.position > end:
             self._lose(f"the log ends at position {end}, the store has what came before position {mark.position}")
         if mark.position < first:
-            self._lose(f"the log begins at position {first}, the store ends at position {mark.position}")
+            raise _trimmed(f"the log begins at position {first}, the store ends at position {mark.position}")
         self._meta, self._position, self._chain, self._boot_before = mark.meta, mark.position, mark.chain, mark.boot
         self._behind.rise(mark.position)
         self._time_ms = max(self._time_ms, mark.time_ms)
@@ -364,6 +362,9 @@ class ClusterJournal:
         self._time_seen_ms = self._monotonic_ms()
         try:
             envelope = decode(record.data)
+            if envelope is not None and envelope.log not in (b"", self._meta.log):
+                await self._meet_another_log(record.position)
+                envelope = None
             self._taken = self._looked_at(record, envelope)
         except (NewerFormat, UnknownFormat, msgspec.MsgspecError) as error:
             raise EngineStopped(f"the record at position {record.position} cannot be applied: {error}") from error
@@ -387,6 +388,26 @@ class ClusterJournal:
             return _Taken(record, envelope, None)
         entries = own or [decode_entry(data) for data in envelope.entries]
         return _Taken(record, envelope, Commit(self._index + 1, self._time_ms, entries))
+
+    async def _meet_another_log(self, position: int) -> None:
+        """A record was written for another log of this name. Raises LogLost, unless it does not belong here.
+
+        The topic was deleted and made anew. Either under this process: then nothing that it reads is meant for it. Or
+        before: then a node of the old one goes on, and its record is void. What the log begins with tells which; it was
+        looked at when this process began, and holds for what was in the log then.
+        """
+        if position >= self._replay_end and not await self._is_still_ours():
+            raise LogLost(f"the record at position {position} is of another log: the topic was deleted and made anew")
+        self._ready.clear()
+        self._log.seek(position + 1)
+
+    async def _is_still_ours(self) -> bool:
+        """Whether the log begins with what it began with."""
+        try:
+            first = decode((await self._record_at(await self._log.first())).data)
+        except (StartError, Unavailable):
+            return False  # a start finds out
+        return first is not None and first.meta is not None and first.meta.log_uuid == self._meta.log_uuid
 
     def _advance(self, outcomes: Sequence[Outcome]) -> None:
         """The record in hand has been applied: from here on it is part of the state."""
@@ -545,6 +566,10 @@ class ClusterJournal:
             self._wake_all(error)
             if self._stopped is not None:
                 self._stopped(error)
+
+
+def _trimmed(reason: str) -> StartError:
+    return StartError(reason, "copy the data folder of another node, while that is stopped, and start with the copy")
 
 
 def _chained(chain: bytes, position: int, commit: Commit, outcomes: Sequence[Outcome]) -> bytes:

@@ -20,6 +20,7 @@ from broker.journal.shared_log import LogRecord
 
 _MAGIC: Final = b"SF"
 FORMAT_VERSION: Final = 1
+_LOG_BYTES: Final = 8
 
 
 class Meta(msgspec.Struct, array_like=True, frozen=True):
@@ -28,6 +29,11 @@ class Meta(msgspec.Struct, array_like=True, frozen=True):
     log_uuid: bytes
     partition: int  # which of …
     partitions: int  # … how many, for ever: which stream is where depends on it
+
+    @property
+    def log(self) -> bytes:
+        """The log as a record names it."""
+        return self.log_uuid[:_LOG_BYTES]
 
 
 class Audit(msgspec.Struct, array_like=True, frozen=True):
@@ -47,6 +53,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     retired: int = 0  # a boot that is over; 0 for none
     meta: Meta | None = None
     audit: Audit | None = None
+    log: bytes = b""  # which log it was written for, the begin of its uuid: its name may have gone to another one
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):

@@ -11,6 +11,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from broker import limits
 from broker.core.entry import Entry, encode as encode_entry
@@ -19,7 +20,10 @@ from broker.journal import Refused
 from broker.journal.cluster_record import Envelope, encode
 from broker.journal.shared_log import SharedLog
 
-log = logging.getLogger("streamfold.journal")
+logger = logging.getLogger("streamfold.journal")
+
+
+_EMPTY: Final = Envelope(0, 0)
 
 
 class _Proposed:
@@ -43,12 +47,14 @@ class RecordWriter:
         boot: int,
         read_past: Callable[[int], Awaitable[None]],
         refuse: Callable[[Refused], None],
+        placed: Callable[[], None],
         wait_s: float = limits.CLUSTER_WAIT_S,
     ) -> None:
         self._log = log
         self._boot = boot
         self._read_past = read_past
         self._refuse = refuse
+        self._placed = placed
         self._wait_s = wait_s
         self._number = 0  # of the newest record
         self._waiting: deque[_Proposed] = deque()
@@ -63,6 +69,7 @@ class RecordWriter:
         self._idle = asyncio.Event()
         self._idle.set()
         self.synchronous = False
+        self.log = b""  # see Envelope
         self.unknown = 0  # records whose append failed
         self.void = 0  # of these, records that were not there
 
@@ -128,7 +135,7 @@ class RecordWriter:
                 else:
                     self._may_ask = False
                     asyncio.get_running_loop().call_later(limits.ASK_PAUSE_S, self._ask_again)
-                    await self._write(Envelope(0, 0), ())
+                    await self._write(_EMPTY, ())
                 self.look_idle()
 
     def _ask_again(self) -> None:
@@ -171,13 +178,14 @@ class RecordWriter:
         """Write one record until it is there, or nobody waits for it any more."""
         while proposed or control is not None:
             number = self._next_number()
-            envelope = Envelope(self._boot, number, tuple(one.data for one in proposed))
-            if control is not None:
-                envelope = Envelope(self._boot, number, (), control.retired, control.meta, control.audit)
+            entries = tuple(one.data for one in proposed)
+            it = control or _EMPTY
+            envelope = Envelope(self._boot, number, entries, it.retired, it.meta, it.audit, self.log)
             self._unseen[number] = proposed
             place = await self._append(envelope)
             if place is not None and number in self._unseen:
                 self._places[number] = place
+                self._placed()
             if place is not None or await self._is_there(number):
                 return
             self.void += 1
@@ -189,7 +197,7 @@ class RecordWriter:
             position = await self._log.append(encode(envelope))
         except (OutcomeUnknown, Unavailable) as error:
             self.unknown += 1
-            log.warning("what became of record %d of this process is unknown: %s", envelope.number, error)
+            logger.warning("what became of record %d of this process is unknown: %s", envelope.number, error)
             return None
         self._durable_position = max(self._durable_position, position)
         self._confirmed.set()
@@ -199,7 +207,7 @@ class RecordWriter:
         """Whether a record of unknown fate is in the log; if not, it never will count."""
         pause_s = limits.SETTLE_PAUSE_S_MIN
         while True:
-            position = await self._append(Envelope(self._boot, self._next_number()))
+            position = await self._append(Envelope(self._boot, self._next_number(), log=self.log))
             if position is not None:
                 await self._read_past(position)
                 return self._unseen.pop(number, None) is None

@@ -12,6 +12,7 @@ from broker.errors import Damaged, Diverged, EngineStopped, OutcomeUnknown, Star
 from broker.journal import Commit, Refused
 from broker.journal.cluster import ClusterJournal
 from broker.journal.cluster_record import Envelope, decode, decode_mark, encode
+from broker.journal.shared_log import LogLost
 from tests.broker.journal.bench import Heard
 from tests.broker.journal.memory_log import MemoryLog, Records
 from tests.eventually import eventually
@@ -583,6 +584,47 @@ async def test_log_that_was_made_anew_under_its_name_is_told(entry: MakeEntry) -
     with pytest.raises(Damaged, match="made anew"):
         await again.start(index, mark)
     assert again.quarantined
+
+
+async def test_node_whose_log_is_made_anew_while_it_runs_applies_nothing_of_the_new_one(entry: MakeEntry) -> None:
+    """KF10. The new one may have grown to where the node reads on, and look like the old one."""
+    new = Records()
+    async with nodes(1, new) as (node,):
+        for number in range(10, 20):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number - 9)
+    async with nodes(1) as (node,):
+        for number in range(3):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+        node.log.records.records[:] = new.records
+        with suppress(EngineStopped):
+            node.journal.propose(entry(3))
+        await until_stopped(node)
+        assert isinstance(node.heard.stopped[0], LogLost)
+        assert node.proposals == [0, 1, 2]
+
+
+async def test_record_of_a_node_that_takes_the_log_for_its_old_one_is_void(entry: MakeEntry) -> None:
+    """What the log begins with tells which of the two is wrong."""
+    records = Records()
+    async with nodes(1, records) as (node,):
+        node.journal.propose(entry(1))
+        await node.heard.until_entries(1)
+        stray = Envelope(7, 1, tuple(_entries_of(records)[:1]), log=b"anotherlog"[:8])
+        records.put(encode(stray))
+        index, mark = node.index, node.mark
+        node.journal.propose(entry(2))
+        await node.heard.until_entries(2)
+        assert node.proposals == [1, 2]
+    again = Node(records)
+    await again.start(index, mark)
+    try:
+        again.journal.propose(entry(3))
+        await again.heard.until_entries(2)
+        assert again.proposals == [2, 3]
+    finally:
+        await again.journal.aclose()
 
 
 async def test_log_with_another_number_of_partitions_is_refused() -> None:

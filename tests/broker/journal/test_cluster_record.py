@@ -32,10 +32,10 @@ def test_mark_comes_back_as_it_was(mark: Mark) -> None:
 
 def test_bytes_of_a_record_never_change() -> None:
     meta, audit = Meta(b"m" * 4, 1, 8), Audit(b"m" * 4, 9, b"c" * 4)
-    whole = Envelope(1, 2, (b"one", b"two"), 3, meta, audit)
+    whole = Envelope(1, 2, (b"one", b"two"), 3, meta, audit, b"log!")
     assert encode(whole).hex() == (
-        "53460196010292c4036f6e65c40374776f0393c4046d6d6d6d0108"
-        "93c4046d6d6d6d09c40463636363"
+        "53460197010292c4036f6e65c40374776f0393c4046d6d6d6d0108"
+        "93c4046d6d6d6d09c40463636363c4046c6f6721"
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class Replay:
     faults: list[str] = field(default_factory=list)
     _seen: dict[int, int] = field(default_factory=dict)
     _time_ms: int = 0
+    _log: bytes = b""
 
     def apply(self, records: Sequence[LogRecord]) -> None:
         """Go on with these records."""
@@ -74,6 +75,11 @@ class Replay:
             self.indexes[self.position] = self.state.index
 
     def _take(self, record: LogRecord, envelope: Envelope) -> None:
+        if record.position == 0 and envelope.meta is not None:
+            self._log = envelope.meta.log
+        if envelope.log not in (b"", self._log):
+            self.void += 1
+            return
         if envelope.number <= self._seen.get(envelope.boot, -1):
             self.void += 1
             return
