@@ -164,15 +164,16 @@ class Kafka:
             # At once into our own queues: no fetch is sent while records of an earlier one lie in the client.
             found = await self._consumer.getmany(timeout_ms=_POLL_MS)
             now = asyncio.get_running_loop().time()
-            if now > self._looked_at + _SILENCE_S_MAX:
-                self._doubt(*self._logs)
-                found = {}  # read again, behind the last one that is beyond doubt
+            was_frozen = now > self._looked_at + _SILENCE_S_MAX
             self._looked_at = now
             for place, records in found.items():
                 self._doubted_at.pop(place.partition, None)
                 reader = self._logs.get(place.partition)
-                if reader is not None and reader.feed(records):
+                # What may lie behind a loss is read again, behind the last record that was read before it.
+                if reader is not None and not (was_frozen and reader.could_be_misled) and reader.feed(records):
                     self._consumer.pause(place)
+            if was_frozen:
+                self._doubt(*self._logs)
             if found or not any(reader.is_behind for reader in self._logs.values()):
                 self._progress_at = now
             elif now > self._progress_at + self._stall_s:
@@ -311,7 +312,9 @@ class KafkaLog:
     def seek(self, position: int) -> None:
         """As in `SharedLog`."""
         self.next_position = position
-        self._last, self._is_looking_back = None, False
+        if self._last is None or self._last.position != position - 1:
+            self._last = None
+        self._is_looking_back = False
         self._records.clear()
         self._size_bytes = 0
         self._kafka.join(self)
@@ -374,6 +377,11 @@ class KafkaLog:
     def is_in_doubt(self) -> bool:
         """Whether to look back."""
         return self._doubts and self._lost is None
+
+    @property
+    def could_be_misled(self) -> bool:
+        """Whether what comes next does not begin with the last record, though there is one."""
+        return self._last is not None and not self._is_looking_back
 
     def doubt(self) -> None:
         """Look back once more, to be sure."""

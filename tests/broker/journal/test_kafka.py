@@ -110,6 +110,16 @@ async def test_reader_that_looks_back_reads_nothing_twice(topic: KafkaTopic) -> 
         assert await read(log, 1) == [b"6"]
 
 
+async def test_reader_that_is_frozen_again_and_again_gets_on_and_reads_nothing_twice(
+    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.journal.kafka._SILENCE_S_MAX", -1.0)
+    async with opened(topic) as (_, log):
+        for number in range(10):
+            await log.append(b"%d" % number)
+            assert await read(log, 1) == [b"%d" % number]
+
+
 async def test_reader_whose_last_record_was_trimmed_goes_on_without_looking_back(topic: KafkaTopic) -> None:
     async with opened(topic) as (_, log):
         await log.append(b"0")

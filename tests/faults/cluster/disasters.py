@@ -34,9 +34,18 @@ async def _node_paused(nodes: Nodes, chance: random.Random, pause_s: float) -> N
 
 async def leader_killed(nodes: Nodes, _chance: random.Random) -> None:
     """What Kafka's node had confirmed lives on with the others; what it had not, nobody knows."""
+    await _leader_killed(nodes, 4.0)  # its session is over
+
+
+async def leader_killed_long(nodes: Nodes, _chance: random.Random) -> None:
+    """It comes back with what it had not confirmed, and far behind."""
+    await _leader_killed(nodes, 15.0)
+
+
+async def _leader_killed(nodes: Nodes, away_s: float) -> None:
     leader = await nodes.leader()
     nodes.kafka.kill(leader)
-    await asyncio.sleep(4.0)  # its session is over
+    await asyncio.sleep(away_s)
     await asyncio.to_thread(nodes.kafka.start, leader)
 
 
@@ -121,7 +130,7 @@ SHORT: dict[str, tuple[Disaster, ...]] = {
 }
 """What one run is made of, by name."""
 LONG: dict[str, tuple[Disaster, ...]] = {
-    "KF1 leader killed": (leader_killed,) * 3,
+    "KF1 leader killed": (leader_killed, leader_killed_long, leader_killed),
     "KF2 leader paused": (leader_paused, leader_paused_long),
     "KF3 node paused": (node_paused, node_paused_long),
     "KF4 node killed": (node_killed,) * 12,

@@ -33,7 +33,7 @@ class Weather(NamedTuple):
     loss: float = 0.0
     """Of segments."""
     resets: float = 0.0
-    """Of pieces: instead of arriving, they end their connection."""
+    """Of pieces: instead of arriving, they end all connections of their line."""
 
 
 CALM = Weather()
