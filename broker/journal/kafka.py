@@ -32,7 +32,8 @@ _PAUSE_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 0.1
 """Before a broker is asked again for what it does not have."""
 _SILENCE_S_MAX: Final = 2 * _POLL_MS / 1000
-"""Between two looks of the consumer: who did not look for longer was frozen, and Kafka may have gone on without it."""
+"""Between two looks of the consumer, or a question and its answer: in a longer one another replica may have come to
+lead, one that lacks what was read."""
 _REBUILD_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
 """A client of a Kafka that comes and goes may start, or stop, for ever."""
 _APPEND_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
@@ -233,12 +234,16 @@ class Kafka:
         place, asker = self.place(partition), self._asker
         if asker is None:
             raise Unavailable("Kafka is not connected")
+        asked_at = asyncio.get_running_loop().time()
         try:
             ask = asker.end_offsets if end else asker.beginning_offsets
-            return int((await ask([place]))[place])
+            told = int((await ask([place]))[place])
         except (KafkaError, OSError, TimeoutError) as error:
             self._doubt(partition)
             raise Unavailable(f"Kafka does not tell where partition {partition} stands: {error}") from error
+        if asyncio.get_running_loop().time() > asked_at + _SILENCE_S_MAX:
+            self._doubt(partition)
+        return told
 
     async def append(self, partition: int, data: bytes) -> int:
         """As `SharedLog.append`."""
