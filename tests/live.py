@@ -52,8 +52,10 @@ class Broker:
         engine: str = "",
         port: int | None = None,
         env: Mapping[str, str] | None = None,
+        start_wait_s_max: float = START_WAIT_S_MAX,
     ) -> None:
         self.data_dir = data_dir
+        self._start_wait_s_max = start_wait_s_max
         self.engine = engine or usual.engine
         self.port = free_port() if port is None else port
         self.env = {**({} if engine else usual.env()), **(env or {})}
@@ -87,7 +89,7 @@ class Broker:
     async def start(self) -> None:
         """Start a process and wait until it is healthy.
 
-        Raises BrokerFailedError if it exits or is not healthy within START_WAIT_S_MAX; it is then not running.
+        Raises BrokerFailedError if it exits or is not healthy within its bound; it is then not running.
         """
         if self.is_running:
             raise BrokerFailedError(f"the broker at {self.url} runs already")
@@ -153,14 +155,14 @@ class Broker:
         return self._process
 
     async def _wait_until_healthy(self) -> None:
-        with anyio.move_on_after(START_WAIT_S_MAX):
+        with anyio.move_on_after(self._start_wait_s_max):
             while self.is_running:
                 if await anyio.to_thread.run_sync(is_healthy, self.port):
                     return
                 await anyio.sleep(HEALTH_POLL_S)
             status = self._running().returncode
             raise BrokerFailedError(f"the broker left with exit status {status}\n{self.log_text()}")
-        raise BrokerFailedError(f"the broker was not healthy within {START_WAIT_S_MAX} s\n{self.log_text()}")
+        raise BrokerFailedError(f"the broker was not healthy within {self._start_wait_s_max} s\n{self.log_text()}")
 
     async def _wait_for_exit(self) -> int:
         process = self._running()

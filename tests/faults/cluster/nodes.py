@@ -20,6 +20,8 @@ from tests.live import Broker, BrokerFailedError
 
 PARTITIONS = 2
 HEAL_S_MAX = 30.0
+START_WAIT_S_MAX = 60.0
+"""Six processes start and end on one machine, and Kafka may be at odds with itself meanwhile."""
 
 
 class Nodes:
@@ -40,7 +42,10 @@ class Nodes:
         self._network = network
         self.env = {**kafka.env(partitions=PARTITIONS), **(env or {})}
         self.topic = self.env["STREAMFOLD_KAFKA_TOPIC"]
-        self.all = [Broker(path / f"node-{site + 1}", engine="kafka", env=self._env_at(site)) for site in range(count)]
+        self.all = [
+            Broker(path / f"node-{site + 1}", engine="kafka", env=self._env_at(site), start_wait_s_max=START_WAIT_S_MAX)
+            for site in range(count)
+        ]
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
