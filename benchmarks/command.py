@@ -15,7 +15,6 @@ from benchmarks import comparison, contenders, facts, pages, results, runner, se
 from benchmarks.catalogue import SCENARIOS
 from benchmarks.results import Report
 from benchmarks.runner import Scenario, Setting
-from benchmarks.workload import Invalid
 
 _OPTIONS = (
     click.option("--quick", is_flag=True, help="Less of everything: for a look."),
@@ -65,6 +64,8 @@ def _measuring(name: str, scenarios: Sequence[Scenario], short_help: str, text: 
         print("\n" + pages.markdown(report, {}))
         if report_dir is not None:
             pages.write(report, report_dir)
+        if report.invalid:
+            raise click.ClickException("\n".join(report.invalid))
         if check and (report.disturbed or not report.passed):
             sys.exit(1)
 
@@ -108,10 +109,7 @@ def _measured(
         print(machine, file=sys.stderr)
         if not machine.durable:
             print("This folder is in memory: nothing in it is durable, and its numbers mean nothing.", file=sys.stderr)
-        try:
-            found = [runner.run(scenario, setting, subjects) for scenario in scenarios]
-        except Invalid as error:
-            raise click.ClickException(f"invalid: {error}") from error
+        found = [runner.run(scenario, setting, subjects) for scenario in scenarios]
     return Report(
         command=" ".join(["streamfold bench", *sys.argv[2 if sys.argv[1:2] == ["bench"] else 1 :]]),
         began_at=f"{began_at:%Y-%m-%d %H:%M} UTC",

@@ -54,7 +54,7 @@ def _pictures(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _file_name(scenario: Scenario, series: str) -> str:
-    return f"{scenario.name}-{series.replace(' ', '-')}.svg"
+    return f"{scenario.name}-{series.replace(',', '').replace(' ', '-')}.svg"
 
 
 # -- what both say -----------------------------------------------------------------------------------------------------
@@ -94,14 +94,14 @@ def _times(target: Target, text: str) -> str:
 
 
 def numbers(scenario: Scenario) -> Table:
-    """Every number: medians, and the lowest and highest round."""
+    """Every number: medians, and the lowest and highest round; the longer list of names goes down."""
     measured = {name: subject for name, subject in scenario.subjects.items() if subject.runs}
     rows = [["", *measured]]
     for measure in scenario.measures:
         cells = [_cell(subject, measure) for subject in measured.values()]
         if any(cells):
             rows.append([measure, *cells])
-    return rows
+    return rows if len(rows) > len(measured) else [list(column) for column in zip(*rows, strict=True)]
 
 
 def _cell(subject: Subject, measure: str) -> str:

@@ -79,4 +79,4 @@ def _shape(axes: Axes, plot: Plot) -> None:
 def _slim(svg: str) -> str:
     """Without what an HTML page must not have or does not need, and with no more digits than a screen has."""
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r"(\d+\.\d\d)\d+", r"\1", body)
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)

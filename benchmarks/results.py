@@ -12,6 +12,8 @@ from benchmarks.facts import Facts
 
 FORMAT: Final = 1
 """Of the JSON; another number is refused."""
+INVALID: Final = "invalid"
+"""How the reason begins why a subject has no numbers, if it is one to look into."""
 DISTURBED: Final = 0.1
 """Share of a core in the hands of others from which a run counts as disturbed."""
 
@@ -170,9 +172,19 @@ class Report(msgspec.Struct):
         return disturbed * 4 >= runs > 0
 
     @property
+    def invalid(self) -> list[str]:
+        """What was measured and turned out not to be what it says; each with its reason."""
+        return [
+            f"{scenario.name}, {name}: {subject.absent}"
+            for scenario in self.scenarios
+            for name, subject in scenario.subjects.items()
+            if subject.absent.startswith(INVALID)
+        ]
+
+    @property
     def passed(self) -> bool:
         """Whether nothing that was measured missed its target."""
-        return not any(
+        return not self.invalid and not any(
             scenario.verdict(target) == "missed" for scenario in self.scenarios for target in scenario.targets
         )
 
@@ -182,8 +194,8 @@ class _Format(msgspec.Struct):
 
 
 def save(report: Report, path: Path) -> None:
-    """Write it as JSON that people can read as well."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    """Write it as JSON."""
+    path.write_bytes(msgspec.json.encode(report) + b"\n")
 
 
 def load(path: Path) -> Report:

@@ -75,13 +75,13 @@ class Scenario:
 def run(scenario: Scenario, setting: Setting, only: Sequence[str] = (), told: TextIO = sys.stderr) -> results.Scenario:
     """Every subject in turn, and again: what changes on the machine meanwhile changes for all of them."""
     subjects = {name: Subject() for name in scenario.subjects if not only or any(part in name for part in only)}
-    rounds = min(setting.rounds, scenario.rounds_max)
-    with scenario.opened(setting) as measuring:
-        for number in range(1, rounds + 1):
-            for name, subject in subjects.items():
-                if not subject.absent:
-                    _measure(measuring, name, subject, number)
-                    print(f"{scenario.name} {number}/{rounds} {name}{_gist(subject)}", file=told, flush=True)
+    try:
+        with scenario.opened(setting) as measuring:
+            _rounds(scenario, measuring, subjects, min(setting.rounds, scenario.rounds_max), told)
+    except Exception as error:  # noqa: BLE001 -- what breaks one scenario is told, and must not take the others along
+        for subject in subjects.values():
+            _void(subject, error)
+        print(f"{scenario.name}: {subjects}", file=told, flush=True)
     return results.Scenario(
         scenario.name,
         scenario.title,
@@ -93,12 +93,31 @@ def run(scenario: Scenario, setting: Setting, only: Sequence[str] = (), told: Te
     )
 
 
+def _rounds(scenario: Scenario, measuring: Measuring, subjects: dict[str, Subject], rounds: int, told: TextIO) -> None:
+    for number in range(1, rounds + 1):
+        for name, subject in subjects.items():
+            if not subject.absent:
+                _measure(measuring, name, subject, number)
+                print(f"{scenario.name} {number}/{rounds} {name}{_gist(subject)}", file=told, flush=True)
+
+
+def _void(subject: Subject, error: Exception) -> None:
+    """A subject that was invalid once has no numbers at all."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    subject.runs.clear()
+    subject.absent = f"{results.INVALID}: {type(error).__name__}: {error}"
+
+
 def _measure(measuring: Measuring, name: str, subject: Subject, number: int) -> None:
     begun = _clocks()
     try:
         found = measuring(name)
     except Absent as error:
         subject.absent = str(error)
+        return
+    except Exception as error:  # noqa: BLE001 -- as in `run`
+        _void(subject, error)
         return
     finally:
         os.sync()  # what this one leaves to be written must not be in the way of the next

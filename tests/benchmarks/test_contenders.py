@@ -63,3 +63,4 @@ def test_missing_peer_is_told_and_has_no_numbers(monkeypatch: pytest.MonkeyPatch
         NODE_FILE: 0,
     }
     assert [note.split(":")[0] for note in found.notes] == [RUST_WAL, NODE_FILE]
+    assert not any("invalid" in note for note in found.notes)
