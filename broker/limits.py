@@ -158,6 +158,11 @@ of them does not fill the log."""
 LAG_S_MAX: Final = 10.0
 """A node that is behind for so long is not ready: above what losing a node of Kafka takes, which all nodes notice at
 the same time."""
+AHEAD_RECORDS: Final = 64
+"""Records that are decoded, and have their rows loaded, together: so many that one wait for the store does not matter,
+so few that applying them holds up others of this process for milliseconds."""
+AHEAD_BYTES: Final = 1 * MIB
+"""As many at most, and the record that reaches it: they are in memory twice meanwhile."""
 AUDIT_S: Final = 10.0
 """How often replicas of a partition that changes compare what they have made of it."""
 DISPUTE_S: Final = 3.0

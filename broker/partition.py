@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from heapq import nlargest
 from typing import Protocol
@@ -230,7 +230,7 @@ class Partition:
         for kind in (b"S", b"w"):
             async for key in self._watched(kind):
                 self._note(key, await self._row(key))
-        async for commit in self._journal.replay():
+        async for commit in self._journal.replay(self._foresee):
             await self._rows.load(self._missing(commit))
             self._apply_commit(commit)
             if self.failure is not None:
@@ -483,6 +483,13 @@ class Partition:
                     return
                 self._apply_commit(handed)
             del self._inbox[0]
+
+    async def _foresee(self, entries: Sequence[Entry]) -> None:
+        """Load what these need in one go: one by one, each would wait for the store."""
+        held = self._rows.held
+        missing = [key for entry in entries for key in keys(entry) if key not in held]
+        if missing:
+            await self._rows.load(missing)
 
     async def _load_and_go_on(self, missing: list[Key]) -> None:
         try:

@@ -14,7 +14,7 @@ One port, one contract suite (`tests/broker/journal/`), one class for each engin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -42,6 +42,10 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     error: Exception
 
 
+Foresee = Callable[[Sequence[Entry]], Awaitable[None]]
+"""Told of entries that are about to come, or to come to nothing: time to have at hand what they need."""
+
+
 class Journal(Protocol):
     """The port. One owner: the partition, in one event loop."""
 
@@ -58,8 +62,11 @@ class Journal(Protocol):
         beyond `applied_index + 1`, another file uuid than the store's, bytes that do not check out.
         """
 
-    def replay(self) -> AsyncIterator[Commit]:
-        """What is durable beyond the store's index, in order; once, right after `open`. Bounded memory."""
+    def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:
+        """What is durable beyond the store's index, in order; once, right after `open`. Bounded memory.
+
+        A journal that reads ahead tells `foresee`, and waits for it: here, and of what others propose for ever after.
+        """
         ...
 
     def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
@@ -109,4 +116,4 @@ class Journal(Protocol):
         """Commit what was proposed, hand it back, stop. Idempotent."""
 
 
-__all__ = ["Commit", "Journal", "Refused"]
+__all__ = ["Commit", "Foresee", "Journal", "Refused"]

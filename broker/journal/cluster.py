@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import struct
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
@@ -35,9 +34,10 @@ from broker.errors import (
     StartError,
     Unavailable,
 )
-from broker.journal import Commit, Refused
+from broker.journal import Commit, Foresee, Refused
 from broker.journal.audits import Audits
 from broker.journal.clock import Milliseconds, monotonic_ms
+from broker.journal.cluster_reader import Read, RecordReader
 from broker.journal.cluster_record import (
     Audit,
     Envelope,
@@ -131,7 +131,7 @@ class ClusterJournal:
         self._proposers = Proposers()
         self._current_at = 0.0  # when all that the log had was known to be applied, by the event loop's clock
 
-        self._ready: deque[LogRecord] = deque()  # read, and not yet looked at
+        self._reader = RecordReader(log, self._boot)
         self._taken: _Taken | None = None
         self._replay_end = 0
         self._is_made_anew = False  # the store, of all that the log has
@@ -179,8 +179,9 @@ class ClusterJournal:
             raise StartError(f"the log does not answer: {error}") from error
         self._log.seek(self._position)
 
-    async def replay(self) -> AsyncIterator[Commit]:
+    async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:
         """As in `Journal`: up to where the log ended at `open`."""
+        self._reader.foresee = foresee
         while self._position < self._replay_end:
             taken = await self._take()
             if taken.commit is None:
@@ -350,34 +351,37 @@ class ClusterJournal:
     async def _take(self) -> _Taken:
         """The next record, looked at. Raises EngineStopped for one that must not be skipped."""
         self._look_for_missed()
-        if not self._ready:
-            try:
-                self._ready.extend(await self._log.read())
-            except LogTruncated as error:
-                self._diverge(str(error))
-        record = self._ready.popleft()
+        try:
+            read = await self._reader.next()
+        except LogTruncated as error:
+            self._diverge(str(error))
+        record = read.record
         if record.position != self._position:
             raise LogLost(f"the log handed out position {record.position} after {self._position - 1}")
         self._time_ms = max(self._time_ms, record.time_ms)
         self._time_seen_ms = self._monotonic_ms()
         try:
-            envelope = decode(record.data)
-            if envelope is not None and envelope.log not in (b"", self._meta.log):
+            if read.envelope is not None and read.envelope.log not in (b"", self._meta.log):
                 await self._meet_another_log(record.position)
-                envelope = None
-            self._taken = self._looked_at(record, envelope)
+                read = Read(record, None, [], None)
+            self._taken = self._looked_at(read)
         except (NewerFormat, UnknownFormat, msgspec.MsgspecError) as error:
             raise EngineStopped(f"the record at position {record.position} cannot be applied: {error}") from error
         return self._taken
 
-    def _looked_at(self, record: LogRecord, envelope: Envelope | None) -> _Taken:
+    def _looked_at(self, read: Read) -> _Taken:
+        record, envelope = read.record, read.envelope
         self.counts.records += 1
         if envelope is None:
+            if read.error is not None:
+                raise read.error
             self.counts.foreign += 1
             return _Taken(record, Envelope(0, 0), None)
         if self._proposers.is_late(envelope.boot, envelope.number):
             self.counts.void += 1
             return _Taken(record, Envelope(0, 0), None)
+        if read.error is not None:
+            raise read.error
         if envelope.retired == self._boot:
             # A copy of this node's store was started while this process lives: what it writes is void from here on.
             raise EngineStopped("another process began with a copy of this one's store, and took its place")
@@ -386,7 +390,7 @@ class ClusterJournal:
         own = self._writer.seen(envelope.number) if envelope.boot == self._boot else []
         if not envelope.entries:
             return _Taken(record, envelope, None)
-        entries = own or [decode_entry(data) for data in envelope.entries]
+        entries = own or read.entries or [decode_entry(data) for data in envelope.entries]
         return _Taken(record, envelope, Commit(self._index + 1, self._time_ms, entries))
 
     async def _meet_another_log(self, position: int) -> None:
@@ -398,8 +402,7 @@ class ClusterJournal:
         """
         if position >= self._replay_end and not await self._is_still_ours():
             raise LogLost(f"the record at position {position} is of another log: the topic was deleted and made anew")
-        self._ready.clear()
-        self._log.seek(position + 1)
+        self._reader.seek(position + 1)
 
     async def _is_still_ours(self) -> bool:
         """Whether the log begins with what it began with."""

@@ -11,7 +11,7 @@ from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped, StartError
-from broker.journal import Commit, Refused
+from broker.journal import Commit, Foresee, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
 from broker.journal.durable import Write
 from broker.journal.segments import Segments
@@ -61,7 +61,7 @@ class FileJournal:
         self._next_index = max(last_index, applied_index) + 1
         self._clock = Clock(max(last_time_ms, applied_time_ms), self._wall_ms, self._monotonic_ms)
 
-    async def replay(self) -> AsyncIterator[Commit]:
+    async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:  # noqa: ARG002 -- not read ahead
         """As in `Journal`; one commit in memory. Raises Damaged or NewerFormat, both naming the index."""
         commits = self._held.commits(self._applied_index + 1)
         while True:

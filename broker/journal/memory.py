@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.errors import EngineStopped
-from broker.journal import Commit, Refused
+from broker.journal import Commit, Foresee, Refused
 from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
 from consumer.wire import Durability
 
@@ -33,7 +33,7 @@ class MemoryJournal:
         self._clock = Clock(applied_time_ms, self._wall_ms, self._monotonic_ms)
         self._next_index = applied_index + 1
 
-    async def replay(self) -> AsyncIterator[Commit]:
+    async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:  # noqa: ARG002 -- there is nothing
         """Nothing: it was lost with the process before."""
         nothing: tuple[Commit, ...] = ()
         for commit in nothing:

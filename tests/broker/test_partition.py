@@ -20,7 +20,7 @@ from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, json_page
 from broker.core.state import Key, Row
 from broker.errors import Diverged, EngineStopped, Overloaded, Unavailable
-from broker.journal import Commit, Refused
+from broker.journal import Commit, Foresee, Refused
 from broker.journal.memory import MemoryJournal
 from broker.partition import Partition
 from broker.store import Checkpoint, Head, Snapshot
@@ -73,7 +73,9 @@ class HeldJournal:
         self.index = applied_index
         self.time_ms = max(self.time_ms, applied_time_ms)
 
-    async def replay(self) -> AsyncIterator[Commit]:
+    async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:
+        if foresee is not None and self._replayed:
+            await foresee([entry for commit in self._replayed for entry in commit.entries])
         for commit in self._replayed:
             self.index = commit.first_index + len(commit.entries) - 1
             yield commit
@@ -161,12 +163,14 @@ class HeldStore(SqliteStore):
         super().__init__(None)
         self.load_gate, self.read_gate, self.write_gate = Gate(), Gate(), Gate()
         self.load_errors: list[Exception] = []
+        self.loads = 0
         self.write_errors: list[Exception] = []
         self.written: list[Checkpoint] = []
 
     async def load(self, keys: Iterable[Key]) -> dict[Key, Row | None]:
         if self.load_errors:
             raise self.load_errors[0]
+        self.loads += 1
         rows = await super().load(keys)
         await self.load_gate.passage()
         return rows
@@ -1147,6 +1151,16 @@ async def test_replay_checkpoints_as_it_goes() -> None:
         assert len(store.written) > 3
         assert partition.unstored_bytes < 10_000
         assert await content(partition) == b",".join([record] * 20)
+
+
+async def test_replay_asks_the_store_once_for_what_many_commits_need() -> None:
+    """A node that begins anew has many streams to make: one wait for the store each would be most of its time."""
+    made = stamped([replace(create(path=f"new/{number}"), nonce=number + 1) for number in range(20)], 1)
+    commits = [Commit(number, BEGIN_MS, [entry]) for number, entry in enumerate(made, 1)]
+    store = HeldStore()
+    async with opened(HeldJournal(replayed=commits), store) as partition:
+        assert partition.applied_index == 20
+        assert store.loads == 1
 
 
 async def test_stored_head_and_rows_are_of_the_same_index() -> None:
