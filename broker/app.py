@@ -13,6 +13,7 @@ from broker.errors import StartError
 from broker.http import admin, openapi, session_api, session_list, status, stream_api, subscription_api
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
+from broker.http.compression import Compression
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
 from broker.http.framework import Framework
@@ -76,6 +77,7 @@ class App:
         sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         catch_up = self.partition.catch_up
+        compression = Compression()
         self._apis = (
             # before all streams
             Endpoint(
@@ -89,17 +91,23 @@ class App:
                 fresh(streams.respond, catch_up, lambda request: self.partition.of(request.path).catch_up()),
                 traffic,
                 live_s_max=stream_api.live_s_max(settings),
+                compression=compression,
             ),
             Endpoint(
                 session_api.PREFIX,
                 fresh(sessions.respond, catch_up, lambda request: self._of_session(request).catch_up()),
                 traffic,
                 live_s_max=session_api.LIVE_S_MAX,
+                compression=compression,
             ),
         )
         sessions_list = SessionList(self.partition, settings, live)
         self._list = Endpoint(
-            session_list.ROOT, sessions_list.respond, traffic, live_s_max=session_list.live_s_max(settings)
+            session_list.ROOT,
+            sessions_list.respond,
+            traffic,
+            live_s_max=session_list.live_s_max(settings),
+            compression=compression,
         )
         self._ndjson = NdjsonEndpoint(uploads, bodies)
         self._websocket = WebSocketEndpoint(uploads, bodies)

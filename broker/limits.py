@@ -56,6 +56,13 @@ UPLOAD_STALL_S: Final = 30.0
 # -- reads -------------------------------------------------------------------------------------------------------
 READ_BYTES_MAX: Final = 1 * MIB
 """Data in one catch-up response or one SSE step: what one slow reader can hold in memory."""
+COMPRESSED_BYTES_MIN: Final = 4 * KIB
+"""A response that is smaller is sent as it is: it fits into a few packets."""
+COMPRESSED_STEP_BYTES: Final = 32 * KIB
+"""What is compressed on the event loop: well below a millisecond. More than that goes to another thread."""
+COMPRESSING_MAX: Final = 2
+"""Responses compressed beside the event loop at once; when there are more, they are sent as they are. A megabyte takes
+2 ms of a core as zstd and some 20 as gzip, and threads are needed to write."""
 LONG_POLL_S: Final = 30.0
 TXID_WAIT_MS: Final = 5_000
 """How long somebody waits for a txid who does not say: what a user takes for "saving"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -13,6 +14,7 @@ __all__ = [
     "broker_url",
     "checked_id",
     "generation_target",
+    "is_local",
     "messages_target",
     "session_target",
     "source_path",
@@ -34,6 +36,14 @@ def broker_url(text: str) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"the broker's URL must be http or https, with a host: {text!r}")
     return url.copy_with(path=url.path.rstrip("/"), query=None, fragment=None)
+
+
+def is_local(url: httpx.URL) -> bool:
+    """Whether it names this machine."""
+    try:
+        return url.host == "localhost" or ipaddress.ip_address(url.host).is_loopback
+    except ValueError:
+        return False
 
 
 def stream_url(broker: httpx.URL, stream: str) -> httpx.URL:

@@ -16,7 +16,7 @@ import anyio
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from consumer.address import broker_url
+from consumer.address import broker_url, is_local
 from consumer.answer import Response, error_of, is_success, media_type
 from consumer.errors import AttemptFailed, BadAnswer, TooLarge
 from consumer.limits import RequestLimits
@@ -94,6 +94,8 @@ class HttpTransport:
         self._client = partial(
             httpx.AsyncClient,
             verify=httpx.create_ssl_context(),  # takes ten times as long as all the rest, so it is made once
+            # Between two processes of one machine compressing costs more than it saves. `headers` may ask for it.
+            headers={"accept-encoding": "identity"} if is_local(broker_url(base_url)) else None,
             limits=httpx.Limits(
                 max_connections=pool.connections_max,
                 max_keepalive_connections=pool.connections_idle_max,

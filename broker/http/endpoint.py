@@ -13,6 +13,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from broker.errors import BrokerError, EngineStopped
+from broker.http.compression import Compression
 from broker.http.problems import BadRequest, Form, answer_bad_request, answer_broker_error, answer_bug, answer_with
 from broker.http.request import (
     ClientLeft,
@@ -46,12 +47,14 @@ class Endpoint:
         *,
         live_s_max: float = 0.0,
         form: Form = answer_with,
+        compression: Compression | None = None,
     ) -> None:
         self.prefix = prefix
         self._respond = respond
         self._traffic = traffic
         self._live_s_max = live_s_max
         self._form = form
+        self._compression = compression
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request, whose raw path behind `root_path` begins with `prefix`."""
@@ -72,6 +75,8 @@ class Endpoint:
             await self._send_live(response, id_bytes, receive, send)
         else:
             self._traffic.count(response.status)
+            if self._compression is not None:
+                response = await self._compression.apply(response, scope, headers)
             await send_response(send, response, id_bytes)
 
     async def _send_live(self, response: LiveResponse, request_id: bytes, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import httpx
+import msgspec
 import pytest
 
 from consumer import Gone, Limits, NotFound, Reader, SessionView, Unavailable
@@ -233,3 +234,19 @@ async def test_r30_txid_that_never_comes_is_given_up_at_the_deadline(broker: Bro
             await reader.wait_for_txid("s", "nobodys")
         with pytest.raises(ValueError, match="txid"):
             await reader.wait_for_txid("s", "no id")
+
+
+async def test_r17_reader_takes_compressed_pages_and_resumes_in_them(broker: Broker) -> None:
+    """By default it asks for none of a broker on this machine."""
+    texts = [f"{n} {'a word or two ' * 100}" for n in range(300)]
+    await put(broker, "s", "application/json", msgspec.json.encode(texts[:200]))
+    async with Reader(broker.url) as reader:
+        middle = (await reader.read("s")).next_offset
+    await post(broker, "s", "application/json", msgspec.json.encode(texts[200:]))
+    async with Reader(broker.url, headers={"Accept-Encoding": "gzip"}) as reader:
+        assert (await reader.read("s")).records == texts
+        assert (await reader.read("s", middle)).records == texts[200:]
+    async with httpx.AsyncClient() as client:
+        page = await client.get(f"{broker.url}/v1/stream/s", headers={"accept-encoding": "gzip"})
+    assert page.headers["content-encoding"] == "gzip"
+    assert page.json() == texts
