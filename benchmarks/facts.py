@@ -32,6 +32,9 @@ class Facts(msgspec.Struct, frozen=True):
     httptools: str
     sqlite: str
     commit: str
+    memory_gib: float = 0.0
+    load_before: float = 0.0
+    """What wanted to run in the minute before, on average, in cores."""
 
     @property
     def durable(self) -> bool:
@@ -40,9 +43,10 @@ class Facts(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.cpu}, {self.cores} cores, {self.system}; {self.file_system}, fsync {self.fsync_ms:.2f} ms; "
+            f"{self.cpu}, {self.cores} cores, {self.memory_gib:.0f} GiB, {self.system}; "
+            f"{self.file_system}, fsync {self.fsync_ms:.2f} ms; "
             f"Python {self.python}, uvicorn {self.uvicorn}, uvloop {self.uvloop}, httptools {self.httptools}, "
-            f"SQLite {self.sqlite}; commit {self.commit}"
+            f"SQLite {self.sqlite}; commit {self.commit}; load before {self.load_before:.1f}"
         )
 
 
@@ -60,6 +64,8 @@ def collect(data_dir: Path) -> Facts:
         httptools=version("httptools"),
         sqlite=sqlite3.sqlite_version,
         commit=_commit(),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        load_before=os.getloadavg()[0],
     )
 
 

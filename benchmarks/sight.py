@@ -182,7 +182,7 @@ SIGHT: Final = Scenario(
     "What people see of an answer, and when",
     "From `write` of the producer library to a `SessionView` in another process, at a recorded cadence of 50 tokens/s; "
     "from somebody's stop to the last token that is seen of a producer that goes on; from opening a reader at an old "
-    f"offset until it has the {TOKENS} tokens that came since. A round has 12 answers (quick: 6), half of them stopped.",
+    f"offset until it has the {TOKENS} tokens that came since. 12 answers a round (quick: 6), half of them stopped.",
     {
         f"{what}: {text} ms": Measure("ms", more_is_better=False)
         for what in (FIRST, LATER, SILENCE, STOP_SEEN, RESUME)

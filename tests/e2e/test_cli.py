@@ -279,7 +279,7 @@ def test_wrong_usage_is_told_apart_from_failure(arguments: tuple[str, ...]) -> N
     assert "Error: " in failed.stderr
 
 
-@pytest.mark.parametrize("command", ["", "produce", "tail", "messages", "serve"])
+@pytest.mark.parametrize("command", ["", "produce", "tail", "messages", "serve", "bench", "bench appends"])
 def test_help_is_there_for_every_command(command: str) -> None:
     helped = run_at("http://127.0.0.1:1", (*command.split(), "--help"))
 
