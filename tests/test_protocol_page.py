@@ -26,7 +26,7 @@ def rows(title: str) -> list[list[str]]:
 
 def as_written(name: str, value: float) -> str:
     """A limit as the page has it."""
-    if name.endswith(("_BYTES_MAX", "_BYTES")):
+    if name.endswith(("_BYTES_MAX", "_BYTES_MIN", "_BYTES")):
         for unit, size in (("MiB", limits.MIB), ("KiB", limits.KIB)):
             if value % size == 0:
                 return f"{value // size} {unit}"
