@@ -150,6 +150,9 @@ class Subscribers(Protocol):
 class Partition:
     """See the module. All methods belong to one event loop; `open` first, `aclose` last."""
 
+    number: int = 0
+    """Which of several it is: see `Partitions`."""
+
     def __init__(
         self,
         journal: Journal,
@@ -227,6 +230,7 @@ class Partition:
         self._index = self._stored_index = head.applied_index
         self._time_ms = head.time_ms
         await self._journal.open(head.applied_index, head.time_ms, head.mark)
+        self.recent.begin(self.number, head.applied_index, self._journal.identity)
         for kind in (b"S", b"w"):
             async for key in self._watched(kind):
                 self._note(key, await self._row(key))
@@ -302,6 +306,11 @@ class Partition:
     def applied_index(self) -> int:
         """The index of the newest applied entry."""
         return self._index
+
+    @property
+    def applied_indexes(self) -> list[int]:
+        """The same of each partition, in their order."""
+        return [self._index]
 
     @property
     def unstored_bytes(self) -> int:
@@ -614,7 +623,7 @@ class Partition:
         for key, row in puts.items():
             self._note(key, row)
             if key[:1] == b"S":
-                self.recent.change(key[1:].decode())
+                self.recent.change(key[1:].decode(), self.number, self._index + 1)
         if self._watches:
             for key in puts:
                 self._watches.wake(key)

@@ -60,7 +60,8 @@ class Partitions:
         self.crowded = first.crowded
         self.subscriptions = first.subscriptions
         self.recent = first.recent
-        for partition in self._all:
+        for number, partition in enumerate(self._all):
+            partition.number = number
             partition.counts = self.counts
             partition.open_sessions = self.open_sessions
             partition.orphans = self.orphans
@@ -128,6 +129,11 @@ class Partitions:
     def applied_index(self) -> int:
         """Entries applied, in all of them."""
         return sum(partition.applied_index for partition in self._all)
+
+    @property
+    def applied_indexes(self) -> list[int]:
+        """As `Partition.applied_indexes`."""
+        return [partition.applied_index for partition in self._all]
 
     @property
     def unstored_bytes(self) -> int:

@@ -24,6 +24,7 @@ from broker.http.response import Header, LiveResponse, Response
 from broker.http.session_answers import json_answer, summary
 from broker.http.session_routes import LIST, require_id
 from broker.partitions import Partitioned
+from broker.recent import Change
 from broker.settings import Settings
 from consumer.plain import JSONObject, encode
 from consumer.wire import SESSION_PATH_PREFIX, Code
@@ -34,7 +35,7 @@ PATH: Final = LIST.removeprefix(ROOT.decode())
 _PARAMETERS: Final = frozenset({"limit", "after", "live", "cursor"})
 _LIMIT: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _AFTER: Final = re.compile(r"([0-9a-f]{1,15})_(.+)", re.ASCII)
-_CURSOR: Final = re.compile(r"([0-9a-f]{16})_([0-9a-f]{16})", re.ASCII)
+_CURSOR: Final = re.compile(r"([0-9a-f]{16})_([0-9a-f]{1,15}(?:-[0-9a-f]{1,15})*)", re.ASCII)
 _ALLOW: Final[Header] = (b"allow", b"GET, OPTIONS")
 _EVENTS_KEPT: Final = 1_000
 """Events kept for others who follow: as many as are told at once, where much changes."""
@@ -59,7 +60,7 @@ class SessionList:
         parameters = _parameters(request.query)
         if "live" in parameters:
             self._live.require_room()
-            return LiveResponse(list(SSE_HEADERS), self._follow(self._begin(request, parameters)))
+            return LiveResponse(list(SSE_HEADERS), self._follow(*await self._begin(request, parameters)))
         return await self._page(parameters)
 
     # -- pages ---------------------------------------------------------------------------------------------------
@@ -68,7 +69,9 @@ class SessionList:
         if "cursor" in parameters:
             raise BadRequest(Code.INVALID_PARAMETER, "a cursor is for live=sse")
         limit, before = _limit(parameters), _before(parameters)
-        cursor = self._cursor(self._partition.recent.index)  # before the look: what changes meanwhile is told again
+        if before is not None:  # of a page that another node may have made, which knew more
+            await self._partition.catch_up()
+        cursor = self._cursor(self._partition.applied_indexes)  # before the look: what changes meanwhile is told again
         found = await self._partition.sessions(before, limit + 1)
         last = found[limit - 1] if len(found) > limit else None
         told: JSONObject = {
@@ -80,47 +83,61 @@ class SessionList:
 
     # -- live ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, request: Request, parameters: dict[str, str]) -> int:
-        """The index from which on changes are told. Raises BadRequest."""
+    async def _begin(self, request: Request, parameters: dict[str, str]) -> tuple[int, list[int]]:
+        """After which change they are told, and up to where in each partition not. Raises BadRequest, Unavailable."""
         if parameters["live"] != "sse" or parameters.keys() & {"limit", "after"}:
             raise BadRequest(Code.INVALID_PARAMETER, "live is sse, and takes a cursor")
         recent = self._partition.recent
         # A browser that reconnects by itself repeats its first URL, which is behind by now.
         cursor = request.headers.get(b"last-event-id", b"").decode("latin-1") or parameters.get("cursor")
         if cursor is None:
-            return recent.index
+            return recent.number, self._partition.applied_indexes
         match = _CURSOR.fullmatch(cursor)
         if match is None:
             raise BadRequest(Code.INVALID_PARAMETER, "not a cursor of this broker")
-        index = int(match[2], 16)
-        if match[1] != recent.life or not recent.forgotten <= index <= recent.index:
+        indexes = [int(index, 16) for index in match[2].split("-")]
+        number = recent.behind(indexes) if match[1] == recent.life and await self._has_reached(indexes) else None
+        if number is None:
             raise BadRequest(Code.OFFSET_GONE, "too long ago: read the list again")
-        return index
+        return number, indexes
 
-    async def _follow(self, index: int) -> AsyncGenerator[bytes]:
-        """Events from `index` on, until the connection has lived long enough or has fallen too far behind."""
+    async def _has_reached(self, indexes: list[int]) -> bool:
+        """Whether this node has applied as much, now or after it has caught up with the one that said it."""
+        here = self._partition.applied_indexes
+        if len(here) != len(indexes):
+            return False
+        if any(index > applied for index, applied in zip(indexes, here, strict=True)):
+            await self._partition.catch_up()
+            here = self._partition.applied_indexes
+        return all(index <= applied for index, applied in zip(indexes, here, strict=True))
+
+    async def _follow(self, number: int, indexes: list[int]) -> AsyncGenerator[bytes]:
+        """Events from there on, until the connection has lived long enough or has fallen too far behind."""
         recent, clock = self._partition.recent, asyncio.get_running_loop().time
         ends_at = clock() + self._settings.sse_life_s * random.uniform(0.9, 1.1)  # noqa: S311 -- it spreads load
         with self._live.counted("sse"):
-            yield b"id: %b\n\n" % self._cursor(index).encode()
-            while (left_s := ends_at - clock()) > 0 and index >= recent.forgotten:
+            yield b"id: %b\n\n" % self._cursor(indexes).encode()
+            while (left_s := ends_at - clock()) > 0 and number >= recent.forgotten:
                 if self._partition.draining:
                     yield sse.LEAVING
                     return
-                changed = recent.since(index)
+                changed = [change for change in recent.since(number) if change.entry_index > indexes[change.partition]]
+                number, reached = recent.number, self._partition.applied_indexes
                 for at in range(0, len(changed), _EVENTS_KEPT):
-                    part = changed[at : at + _EVENTS_KEPT]
-                    yield b"".join([await self._event(path, changed_at) for changed_at, path in part])
-                    index = part[-1][0]
+                    yield b"".join([await self._event(change, indexes) for change in changed[at : at + _EVENTS_KEPT]])
+                indexes = reached
                 if changed:
                     await asyncio.sleep(limits.SESSIONS_ROUND_S)
                     continue
-                await recent.wait(index, min(left_s, self._settings.sse_keepalive_s))
-                if recent.index <= index and not self._partition.draining:
+                await recent.wait(number, min(left_s, self._settings.sse_keepalive_s))
+                if recent.number <= number and not self._partition.draining:
                     yield sse.KEEP_ALIVE
 
-    async def _event(self, path: str, index: int) -> bytes:
-        return b"id: %b\nevent: session\ndata: %b\n\n" % (self._cursor(index).encode(), await self._data(path))
+    async def _event(self, change: Change, indexes: list[int]) -> bytes:
+        """How the session is now, and the cursor behind that: `indexes`, which move on."""
+        indexes[change.partition] = change.entry_index
+        data = await self._data(change.path)
+        return b"id: %b\nevent: session\ndata: %b\n\n" % (self._cursor(indexes).encode(), data)
 
     async def _data(self, path: str) -> bytes:
         """A session as it is now: encoded once, however many follow."""
@@ -138,8 +155,9 @@ class SessionList:
             self._events.popitem(last=False)
         return data
 
-    def _cursor(self, index: int) -> str:
-        return f"{self._partition.recent.life}_{index:016x}"
+    def _cursor(self, indexes: list[int]) -> str:
+        """What was told: of each partition, up to this index. It means the same on every node of a cluster."""
+        return f"{self._partition.recent.life}_{'-'.join(f'{index:x}' for index in indexes)}"
 
 
 def live_s_max(settings: Settings) -> float:

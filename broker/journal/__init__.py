@@ -96,6 +96,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def identity(self) -> bytes:
+        """The same wherever indexes mean the same entries, once it is open; empty where only this process has them."""
+        ...
+
+    @property
     def lag_s(self) -> float:
         """For how long what this process has applied has not been all that there is; 0 where it proposes alone."""
         ...

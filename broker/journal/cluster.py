@@ -240,6 +240,11 @@ class ClusterJournal:
         return True
 
     @property
+    def identity(self) -> bytes:
+        """As in `Journal`."""
+        return self._meta.log_uuid
+
+    @property
     def lag_s(self) -> float:
         """As in `Journal`; the time since this node was last known to have applied all that the log said it had."""
         return asyncio.get_running_loop().time() - self._current_at

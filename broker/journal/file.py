@@ -25,6 +25,7 @@ class FileJournal:
 
     durability: Durability = Durability.FSYNC
     lone_proposer: bool = True
+    identity: bytes = b""
 
     def __init__(
         self,

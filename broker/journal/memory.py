@@ -18,6 +18,7 @@ class MemoryJournal:
 
     durability: Durability = Durability.MEMORY
     lone_proposer: bool = True
+    identity: bytes = b""
     synchronous: bool = False
 
     def __init__(self, *, wall_ms: Milliseconds = wall_ms, monotonic_ms: Milliseconds = monotonic_ms) -> None:

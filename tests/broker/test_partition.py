@@ -53,6 +53,7 @@ class HeldJournal:
 
     durability: Durability = Durability.MEMORY
     lone_proposer: bool = True
+    identity: bytes = b""
     synchronous: bool = False
 
     def __init__(self, *, held: bool = False, replayed: Sequence[Commit] = ()) -> None:

@@ -152,11 +152,13 @@ async def test_sessions_are_listed_by_activity_whatever_partition_they_are_in() 
         paths = [f"sessions/s{number}" for number in range(8)]
         for path in paths:
             await partitions.propose(at(path, create_session()))
-        begun_at = partitions.recent.index
+        begun_at = partitions.recent.number
         await partitions.propose(at(paths[3], message("m", b"{}")))
         listed = await partitions.sessions(None, 5)
         assert [each[1].active_ms for each in listed] == sorted((each[1].active_ms for each in listed), reverse=True)
         last = listed[-1]
         rest = await partitions.sessions((last[1].active_ms, last[0]), 5)
         assert sorted(path for path, _, _ in [*listed, *rest]) == paths
-        assert [path for _, path in partitions.recent.since(begun_at)] == [paths[3]]
+        (change,) = partitions.recent.since(begun_at)
+        assert change.path == paths[3]
+        assert change.entry_index == partitions.applied_indexes[change.partition]

@@ -137,7 +137,7 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 
 @asynccontextmanager
 async def broker(**settings: Any) -> AsyncIterator[Client]:
-    """A client of a running broker on the memory engine."""
-    app = create_app(Settings(engine="memory", **settings))
+    """A client of a running broker, on the memory engine if nothing else is said."""
+    app = create_app(Settings(**{"engine": "memory", **settings}))
     async with app.running():
         yield Client(app)

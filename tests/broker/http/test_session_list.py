@@ -6,12 +6,14 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from broker import Settings, create_app, limits
 from broker.recent import Recent
 from tests.broker.http.asgi import Client, Exchange, broker
+from tests.kafka.cluster import KafkaCluster
 
 LIST = "/v1/sessions"
 
@@ -207,11 +209,36 @@ async def test_what_changed_often_is_told_once_as_it_is_now(client: Client) -> N
         await client.post(f"{LIST}/a/generations/g/chunks", b'"x"', producer_seq=str(number))
     told = await tail.until(client, "a")
     assert told["status"] == "streaming"
-    assert first["cursor"] < told["cursor"]
+    assert first["cursor"] != told["cursor"]
     await client.send("DELETE", f"{LIST}/a")
     gone = await tail.session()
     assert (gone["sessionId"], gone["deleted"]) == ("a", True)
     await tail.leave()
+
+
+async def test_reader_goes_on_at_another_node_where_it_was(kafka: KafkaCluster, tmp_path: Path) -> None:
+    """Nothing is missed, and nothing of what it has seen told again: a balancer may send it anywhere."""
+    topic = f"test-{uuid4().hex}"
+    engine = {"engine": "kafka", "kafka_bootstrap": kafka.bootstrap, "kafka_topic": topic, "kafka_partitions": 3}
+    async with broker(data_dir=tmp_path / "1", **engine) as one, broker(data_dir=tmp_path / "2", **engine) as two:
+        for session_id in ("a", "b", "c"):
+            await touch(one, session_id)
+        cursor = (await one.get(LIST)).json["cursor"]
+        await touch(one, "d")
+        await touch(two, "b")
+        tail = Tail(two, f"&cursor={cursor}")
+        await tail.begin()
+        missed = [await tail.session() for _ in range(2)]
+        assert {session["sessionId"] for session in missed} == {"b", "d"}
+        await tail.leave()
+        await touch(two, "e")
+        again = Tail(one, f"&cursor={missed[-1]['cursor']}")
+        await again.begin()
+        assert (await again.session())["sessionId"] == "e"
+        await again.leave()
+        elsewhere = cursor.replace(cursor[:16], "0" * 16)
+        assert (await two.get(f"{LIST}?live=sse&cursor={elsewhere}")).code == "OFFSET_GONE"
+        assert (await two.get(f"{LIST}?live=sse&cursor={cursor}0")).code == "OFFSET_GONE"
 
 
 @pytest.mark.parametrize("way", ["cursor", "header"])
@@ -279,14 +306,39 @@ def test_changes_are_told_in_their_order_and_each_session_once() -> None:
     recent = Recent()
     for path in ("a", "b", "a", "c"):
         recent.change(path)
-    assert recent.since(0) == [(2, "b"), (3, "a"), (4, "c")]
-    assert recent.since(3) == [(4, "c")]
+    assert [(change.number, change.path) for change in recent.since(0)] == [(2, "b"), (3, "a"), (4, "c")]
+    assert [change.path for change in recent.since(3)] == ["c"]
     assert recent.since(4) == []
+
+
+def test_place_in_each_partition_tells_what_was_missed_on_any_node() -> None:
+    """Two nodes come upon the same changes in another order; one of them began late."""
+    one, two = Recent(), Recent()
+    for recent, changes in ((one, "a0 b0 x1 a0 y1"), (two, "x1 a0 y1 b0 a0")):
+        recent.begin(0, 10, b"the same log")
+        recent.begin(1, 20, b"the same log")
+        indexes = [10, 20]
+        for change in changes.split():
+            partition = int(change[1])
+            indexes[partition] += 1
+            recent.change(change[0], partition, indexes[partition])
+    assert one.life == two.life
+
+    def missed(recent: Recent, indexes: list[int]) -> set[str] | None:
+        number = recent.behind(indexes)
+        if number is None:
+            return None
+        return {change.path for change in recent.since(number) if change.entry_index > indexes[change.partition]}
+
+    assert missed(one, [11, 21]) == missed(two, [11, 21]) == {"a", "b", "y"}
+    assert missed(one, [13, 22]) == missed(two, [13, 22]) == set()
+    assert missed(one, [9, 21]) is None
+    assert missed(two, [10, 19]) is None
 
 
 def test_memory_of_changes_is_bounded_and_knows_what_it_forgot() -> None:
     recent = Recent(changed_max=2)
     for path in ("a", "b", "c"):
         recent.change(path)
-    assert (recent.forgotten, recent.since(recent.forgotten)) == (1, [(2, "b"), (3, "c")])
+    assert (recent.forgotten, [change.path for change in recent.since(recent.forgotten)]) == (1, ["b", "c"])
     assert limits.SESSIONS_CHANGED_MAX >= 1_000
