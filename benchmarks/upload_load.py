@@ -50,7 +50,13 @@ class _Writer(asyncio.Protocol):
         self.ready.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._load.fail(f"the server closed a connection: {exc}")
+        self.fail(f"the server closed a connection: {exc}")
+
+    def fail(self, reason: str) -> None:
+        """End the run."""
+        self._load.fail(reason)
+        if not self.ready.done():
+            self.ready.set_exception(Invalid(reason))
 
     def write(self, data: bytes) -> None:
         assert self._transport is not None
@@ -87,7 +93,7 @@ class PostWriter(_Writer):
             return
         self._received = b""
         if data[9:10] != b"2":
-            self._load.fail(data[:300].decode(errors="replace"))
+            self.fail(data[:300].decode(errors="replace"))
             return
         self.acknowledged(1)
         if self.due:
@@ -128,7 +134,7 @@ class _StreamedWriter(_Writer):
 
     def data_received(self, data: bytes) -> None:
         if b'"error"' in data or (not self._acked and data.startswith(b"HTTP/1.1 4")):
-            self._load.fail(data[:300].decode(errors="replace"))
+            self.fail(data[:300].decode(errors="replace"))
             return
         if not self.ready.done():
             self.ready.set_result(None)
@@ -240,6 +246,8 @@ async def _run(port: int, targets: Sequence[str], writer_of: WriterOf, warm_up_s
                 await _connect(writer, port)
                 await writer.ready
         await load.run(writers, seconds)
+    except TimeoutError:
+        raise Invalid(f"not all were connected after {CONNECT_S_MAX:g} s") from None
     finally:
         for writer in writers:
             writer.close()

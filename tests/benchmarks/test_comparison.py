@@ -1,5 +1,11 @@
 """Two runs of the kit: what differs, and what may be chance."""
 
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from benchmarks import pages, results
+from benchmarks.command import bench
 from benchmarks.comparison import effects, table
 from benchmarks.contenders import BARE, STREAMFOLD
 from benchmarks.facts import Facts
@@ -43,6 +49,16 @@ def test_machine_that_was_slower_for_the_floor_as_well_is_no_slower_broker() -> 
     after = report([50, 55, 60], [5, 6, 7], floor=[500, 550, 600])
     assert verdicts(before, after)[RATE] == "no difference"
     assert verdicts(report([100, 110, 120], [5, 6, 7]), report([50, 55, 60], [5, 6, 7]))[RATE] == "worse"
+
+
+def test_compare_reads_two_folders_of_reports(tmp_path: Path) -> None:
+    for name, rates in (("before", [100.0, 110.0, 120.0]), ("after", [150.0, 160.0, 170.0])):
+        (tmp_path / name).mkdir()
+        results.save(report(rates, [5, 6, 7]), tmp_path / name / pages.RESULTS)
+    told = CliRunner().invoke(bench, ["compare", str(tmp_path / "before"), str(tmp_path / "after")])
+    assert told.exit_code == 0, told.output
+    assert "| appends, streamfold, requests/s | 110 | 160 | 1.45 (1.36 to 1.55) | better |" in told.output
+    assert "| no difference |" in told.output
 
 
 def test_ratio_has_the_spread_of_the_later_run() -> None:

@@ -42,11 +42,11 @@ def chunks_of(port: int, session: str) -> int:
         return sum(record["type"] == "chunk" for record in json.load(answer))
 
 
-def test_answer_that_is_refused_makes_the_run_invalid(port: int) -> None:
-    way = WAYS[NDJSON]
-    targets = ["/v1/sessions/nobody/generations/answer/chunks"]
-    with pytest.raises(Invalid, match="404 Not Found"):
-        upload_load.run(port, targets, way.writer_of, warm_up_s=0.0, measured_s=SECONDS)
+@pytest.mark.parametrize(("name", "suffix"), [(WEBSOCKET, "upload"), (NDJSON, "chunks"), (POST, "chunks")])
+def test_answer_that_is_refused_makes_the_run_invalid(name: str, suffix: str, port: int) -> None:
+    targets = [f"/v1/sessions/nobody/generations/answer/{suffix}"]
+    with pytest.raises(Invalid, match="404"):
+        upload_load.run(port, targets, WAYS[name].writer_of, warm_up_s=0.0, measured_s=SECONDS)
 
 
 @pytest.mark.parametrize(("carried", "found"), [(0, None), (8, 8), (30, 27), (100, 91), (9_999, 4096)])
