@@ -34,12 +34,17 @@ from broker.journal import Journal
 from broker.journal.cluster import ClusterJournal
 from broker.journal.file import FileJournal
 from broker.journal.memory import MemoryJournal
+from broker.journal.shared_log import SharedLog
 from broker.materializer import Materializer
 from broker.metrics import CONTENT_TYPE, Metrics
 from broker.partition import Partition
 from broker.partitions import Partitioned, Partitions
 from broker.settings import Settings
 from broker.signing import Signing
+from broker.snapshot.folder import Folder
+from broker.snapshot.maker import SnapshotMaker
+from broker.snapshot.restore import Restorer
+from broker.snapshot.shelf import Shelf
 from broker.store.sqlite import SqliteStore
 from broker.sweeper import Sweeper
 from broker.waker import Waker
@@ -61,7 +66,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.partition = _partitioned(settings)
+        self.partition, self._snapshots = _partitioned(settings)
         self.materializer = Materializer(self.partition)
         self._sweeper = Sweeper(self.partition, unused_session_s=settings.unused_session_s)
         self._signing = signing = _signing(settings)
@@ -72,7 +77,7 @@ class App:
         bodies = Bodies(settings.body_bytes_max)
         async_acks = AsyncAcks(self.partition, is_allowed=settings.async_acks)
         self.uploads = uploads = Uploads(self.partition, traffic, async_acks)
-        metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies, uploads)
+        metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies, uploads, self._snapshots)
         streams = StreamApi(self.partition, settings, bodies, live)
         sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
@@ -153,6 +158,7 @@ class App:
                 asyncio.create_task(_for_ever(self._sweeper.run), name="sweeper"),
                 asyncio.create_task(_for_ever(self.materializer.run), name="materializer"),
                 asyncio.create_task(_for_ever(self._waker.run), name="waker"),
+                *(asyncio.create_task(_for_ever(maker.run), name="snapshots") for maker in self._snapshots),
             ]
             try:
                 yield
@@ -183,10 +189,10 @@ def create_app(settings: Settings | None = None) -> App:
     return App(Settings() if settings is None else settings)
 
 
-def _partitioned(settings: Settings) -> Partitioned:
-    engines = _kafka(settings) if settings.engine == "kafka" else [_engine(settings)]
-    partitions = [Partition(*engine, checkpoint_interval_s=settings.checkpoint_interval_s) for engine in engines]
-    return partitions[0] if len(partitions) == 1 else Partitions(partitions)
+def _partitioned(settings: Settings) -> tuple[Partitioned, list[SnapshotMaker]]:
+    if settings.engine == "kafka":
+        return _kafka(settings)
+    return Partition(*_engine(settings), checkpoint_interval_s=settings.checkpoint_interval_s), []
 
 
 def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
@@ -196,7 +202,7 @@ def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
     return FileJournal(data_dir), SqliteStore(data_dir)
 
 
-def _kafka(settings: Settings) -> list[tuple[Journal, SqliteStore]]:
+def _kafka(settings: Settings) -> tuple[Partitioned, list[SnapshotMaker]]:
     """A journal and a store for each partition of the topic, each store in a folder of its own."""
     try:
         # The client of Kafka is an extra of its own.
@@ -217,14 +223,47 @@ def _kafka(settings: Settings) -> list[tuple[Journal, SqliteStore]]:
             mechanism=settings.kafka_mechanism,
         )
     )
-    engines: list[tuple[Journal, SqliteStore]] = []
-    for partition in range(count):
-        data_dir = DataDir(settings.data_dir / f"partition-{partition}")
-        journal = ClusterJournal(
-            kafka.log(partition), partition=partition, partitions=count, quarantine=data_dir.quarantine
-        )
-        engines.append((journal, SqliteStore(data_dir)))
-    return engines
+    partitions: list[Partition] = []
+    makers: list[SnapshotMaker] = []
+    one_at_a_time = asyncio.Lock()
+    for number in range(count):
+        data_dir, shared = DataDir(settings.data_dir / f"partition-{number}"), kafka.log(number)
+        journal = ClusterJournal(shared, partition=number, partitions=count, quarantine=data_dir.quarantine)
+        shelf = _shelf(settings, number)
+        restore = None if shelf is None else _restorer(shared, shelf, data_dir)
+        store = SqliteStore(data_dir, restore=restore)
+        partition = Partition(journal, store, checkpoint_interval_s=settings.checkpoint_interval_s)
+        partitions.append(partition)
+        if shelf is not None:
+            makers.append(
+                SnapshotMaker(
+                    partition,
+                    store,
+                    journal,
+                    shared,
+                    shelf,
+                    data_dir.snapshot_path,
+                    log_bytes=settings.snapshot_log_bytes,
+                    one_at_a_time=one_at_a_time,
+                )
+            )
+    return partitions[0] if count == 1 else Partitions(partitions), makers
+
+
+def _shelf(settings: Settings, number: int) -> Shelf | None:
+    if settings.snapshot_dir is None:
+        return None
+    return Shelf(Folder(settings.snapshot_dir / settings.kafka_topic / f"partition-{number}"))
+
+
+def _restorer(shared: SharedLog, shelf: Shelf, data_dir: DataDir) -> Restorer:
+    return Restorer(
+        shared,
+        shelf,
+        data_dir.snapshot_path,
+        distrusted=data_dir.distrusted_snapshots,
+        note=data_dir.begin_with,
+    )
 
 
 def _signing(settings: Settings) -> Signing:

@@ -4,6 +4,8 @@
     store.sqlite     what has been applied (`broker.store.sqlite`); makes the uuid
     journal/         what is durable beyond it (`broker.journal.segments`); carries the same uuid
     signing-key.pem  what webhooks are signed with (`broker.signing`); only its owner may read it
+    snapshot.sqlite  on the way to or from the place of a cluster's snapshots (`broker.snapshot`)
+    begun-with       the name of the snapshot that the store was begun with, if it was
     quarantined      why the store is not to be used any more: the next to take the folder sets it aside
     set-aside-TIME/  a store that was
 
@@ -45,6 +47,10 @@ class DataDir:
     @property
     def journal_path(self) -> Path:
         return self.path / "journal"
+
+    @property
+    def snapshot_path(self) -> Path:
+        return self.path / "snapshot.sqlite"
 
     @property
     def signing_key_path(self) -> Path:
@@ -105,6 +111,18 @@ class DataDir:
         _log.critical("the store in %s is set aside at the next start: %s", self.path, reason)
         self._quarantine_path.write_text(f"{reason}\n", encoding="utf-8")
 
+    def begin_with(self, snapshot: str) -> None:
+        """The store is about to be begun with this snapshot."""
+        self._begun_with_path.write_text(f"{snapshot}\n", encoding="utf-8")
+
+    def distrusted_snapshots(self) -> set[str]:
+        """Those that a store was begun with which was set aside later."""
+        return {path.read_text(encoding="utf-8").strip() for path in self.path.glob("set-aside-*/begun-with")}
+
+    @property
+    def _begun_with_path(self) -> Path:
+        return self.path / "begun-with"
+
     @property
     def _quarantine_path(self) -> Path:
         return self.path / "quarantined"
@@ -124,6 +142,8 @@ class DataDir:
         aside.mkdir(exist_ok=True)
         for path in self.path.glob(f"{self.store_path.name}*"):
             path.replace(aside / path.name)
+        if self._begun_with_path.exists():
+            self._begun_with_path.replace(aside / self._begun_with_path.name)
         self._quarantine_path.replace(aside / "why")  # last, so that a crash before this leaves it to the next start
         _log.critical("the store was set aside to %s, and is made anew from the log", aside)
 

@@ -178,6 +178,26 @@ is held up for a while too, and few acknowledgements of whoever is wrong."""
 CHAINS_KEPT: Final = 8_192
 """Records behind the newest one that an audit may speak of: some seconds at full speed."""
 
+# -- snapshots of partitions -------------------------------------------------------------------------------------
+SNAPSHOT_LOG_BYTES: Final = 256 * MIB
+"""Log behind the newest snapshot after which the next one is made: a node that begins with it reads so much, some
+seconds' worth, and the log keeps between one and two of it."""
+SNAPSHOT_LOG_SHARE: Final = 0.5
+"""… and of the size of the store, so that copying it costs at most twice what writing it did."""
+SNAPSHOTS_KEPT: Final = 2
+"""Of each partition. The log goes back to the older one: the newer may be found damaged."""
+SNAPSHOT_BYTES_PER_S: Final = 64.0 * MIB
+"""To and from their place: half of a slow disk or network."""
+SNAPSHOT_PIECE_BYTES: Final = 1 * MIB
+SNAPSHOT_LOOK_S: Final = 1.0
+"""How often it is looked whether one is due."""
+SNAPSHOT_ANNOUNCE_S: Final = CLUSTER_WAIT_S
+"""Between two announcements: one that is in the log has been read by then."""
+SNAPSHOT_PATIENCE_S: Final = 10.0
+"""Between two looks at what another node that has announced one has made."""
+SNAPSHOT_RETRY_S: Final = 60.0
+"""After one that failed."""
+
 # -- Kafka ---------------------------------------------------------------------------------------------------------
 KAFKA_REQUEST_MS: Final = 5_000
 """After which a silent broker counts as lost: well above a slow one, and a frozen one stalls everybody for so long."""

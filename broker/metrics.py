@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +16,7 @@ from broker.http.traffic import Traffic
 from broker.http.uploads import Uploads
 from broker.materializer import Materializer
 from broker.partitions import Partitioned
+from broker.snapshot.maker import SnapshotMaker
 from broker.waker import Waker
 from consumer.wire import Code
 
@@ -44,6 +45,7 @@ class Metrics(Collector):
         traffic: Traffic,
         bodies: Bodies,
         uploads: Uploads,
+        snapshots: Sequence[SnapshotMaker] = (),
     ) -> None:
         self._partition = partition
         self._materializer = materializer
@@ -51,6 +53,7 @@ class Metrics(Collector):
         self._traffic = traffic
         self._bodies = bodies
         self._uploads = uploads
+        self._snapshots = snapshots
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -65,6 +68,7 @@ class Metrics(Collector):
         yield from self._of_subscriptions()
         yield from self._of_http()
         yield from self._of_uploads()
+        yield from self._of_snapshots()
         yield _counter("records_folded", "Records folded into messages.", self._materializer.records_folded)
         yield _gauge("folded_sessions", "Sessions whose messages are in memory.", self._materializer.sessions)
         yield _gauge("folded_session_bytes", "What their messages take, about.", self._materializer.size_bytes)
@@ -147,6 +151,27 @@ class Metrics(Collector):
         yield _counter("upload_batches", "Batches of uploads that are durable, copies included.", uploads.batches)
         yield _counter("upload_refusals", "Uploads that a refused batch ended.", uploads.refusals)
         yield _gauge("upload_batches_in_flight", "Batches of uploads not yet durable.", uploads.in_flight)
+
+    def _of_snapshots(self) -> Iterator[Metric]:
+        """Of a cluster's partitions; nothing where there is no place for them."""
+        makers = self._snapshots
+        if not makers:
+            return
+        age = GaugeMetricFamily("streamfold_snapshot_age_seconds", "Of the newest snapshot.", labels=["partition"])
+        size = GaugeMetricFamily("streamfold_snapshot_bytes", "The store in it.", labels=["partition"])
+        behind = GaugeMetricFamily("streamfold_snapshot_log_bytes", "Log behind it.", labels=["partition"])
+        for number, maker in enumerate(makers):
+            behind.add_metric([str(number)], maker.behind_bytes)
+            if maker.newest is not None and maker.age_s is not None:
+                age.add_metric([str(number)], maker.age_s)
+                size.add_metric([str(number)], maker.newest.size_bytes)
+        yield from (age, size, behind)
+        yield _counter("snapshots", "Snapshots made.", sum(maker.counts.made for maker in makers))
+        yield _counter("snapshot_failures", "Snapshots not made.", sum(maker.counts.failures for maker in makers))
+        yield _counter("snapshots_damaged", "Snapshots found unusable.", sum(maker.damaged for maker in makers))
+        yield _counter("log_trims", "Trims of the log.", sum(maker.counts.trims for maker in makers))
+        last_s = max(maker.counts.last_s for maker in makers)
+        yield _gauge("snapshot_seconds", "What the slowest of the last ones took.", last_s)
 
 
 def _counter(name: str, meaning: str, value: float) -> Metric:

@@ -90,6 +90,21 @@ _DEFAULTS: Final = Settings()
     help="How the password is proved.",
 )
 @click.option(
+    "--snapshot-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="STREAMFOLD_SNAPSHOT_DIR",
+    help="Folder that all nodes of a cluster share, for snapshots of its partitions: the topic is trimmed behind them,"
+    " and a node that is new, or was away for long, begins with one. [default: none, and the topic keeps everything]",
+    show_default=False,
+)
+@click.option(
+    "--snapshot-log-mib",
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.snapshot_log_bytes // limits.MIB,
+    envvar="STREAMFOLD_SNAPSHOT_LOG_MIB",
+    help="MiB that a partition of the topic grows by between two snapshots; more where the store is large.",
+)
+@click.option(
     "--signing-key",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="STREAMFOLD_SIGNING_KEY",
@@ -170,6 +185,8 @@ def serve(  # noqa: PLR0913 -- one for each option
     kafka_username: str,
     kafka_password: str,
     kafka_mechanism: str,
+    snapshot_dir: Path | None,
+    snapshot_log_mib: int,
     signing_key: Path | None,
     public_url: str,
     insecure: bool,
@@ -187,6 +204,8 @@ def serve(  # noqa: PLR0913 -- one for each option
     """
     if engine == "kafka" and not kafka_bootstrap:
         raise click.UsageError("--engine kafka needs --kafka-bootstrap")
+    if snapshot_dir is not None and engine != "kafka":
+        raise click.UsageError("--snapshot-dir is for --engine kafka")
     settings = Settings(
         host=host,
         port=port,
@@ -200,6 +219,8 @@ def serve(  # noqa: PLR0913 -- one for each option
         kafka_username=kafka_username,
         kafka_password=kafka_password,
         kafka_mechanism=kafka_mechanism,
+        snapshot_dir=snapshot_dir,
+        snapshot_log_bytes=snapshot_log_mib * limits.MIB,
         signing_key=signing_key,
         public_url=public_url,
         insecure=insecure,

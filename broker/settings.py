@@ -44,6 +44,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How the password is proved: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     kafka_partitions: int = 8
     """Of the topic. Chosen once: which partition holds a stream depends on it."""
+    snapshot_dir: Path | None = None
+    """Where the nodes of a cluster keep snapshots of its partitions, in one folder that all of them reach; the topic is
+    trimmed behind them. None: it grows for ever."""
+    snapshot_log_bytes: int = limits.SNAPSHOT_LOG_BYTES
+    """How much a partition of the topic grows between two snapshots; more where the store is large."""
 
     fast_path: bool = True
     """Answer plain appends without an ASGI task. Off: every request goes through the application."""
@@ -85,6 +90,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"engine is {self.engine!r}, not one of {', '.join(ENGINES)}")
         if self.engine == "kafka" and not self.kafka_bootstrap:
             raise ValueError("the kafka engine needs kafka_bootstrap, HOST:PORT of a broker of Kafka")
+        if self.snapshot_dir is not None and self.engine != "kafka":
+            raise ValueError("snapshot_dir is for the kafka engine")
         if not 0 <= self.port <= 65535:  # noqa: PLR2004 -- 16 bits
             raise ValueError(f"port is {self.port}, not 0 to 65535")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
@@ -93,7 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _require_positive(name, getattr(self, name))
         if self.unused_session_s < 0:
             raise ValueError(f"unused_session_s is {self.unused_session_s}, below 0")
-        for name in ("kafka_partitions", "connections_max", "checkpoint_interval_s", "drain_s"):
+        for name in ("kafka_partitions", "snapshot_log_bytes", "connections_max", "checkpoint_interval_s", "drain_s"):
             _require_positive(name, getattr(self, name))
 
 

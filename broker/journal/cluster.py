@@ -37,6 +37,7 @@ from broker.errors import (
 from broker.journal import Commit, Foresee, Refused
 from broker.journal.audits import Audits
 from broker.journal.clock import Milliseconds, monotonic_ms
+from broker.journal.cluster_begin import Begin, meta_at, record_at
 from broker.journal.cluster_reader import Read, RecordReader
 from broker.journal.cluster_record import (
     Audit,
@@ -121,6 +122,8 @@ class ClusterJournal:
         self._position = 0  # of the next record to apply
         self._newest: LogRecord | None = None  # the one before it, if it was applied since the last mark
         self._newest_told = b""  # its fingerprint, if not
+        self._log_bytes = 0  # of the records before it
+        self._begin = Begin()
         self._time_ms = 0  # of the newest record; never goes back
         self._time_seen_ms = 0  # when that was, by the monotonic clock
         self._told_ms = 0  # the latest that `now_ms` has said
@@ -170,13 +173,14 @@ class ClusterJournal:
                 raise Damaged("the store was made by another engine", "name an empty folder with --data-dir")
             elif first > 0:
                 raise _trimmed(f"the log begins at position {first}, and there is no store of what was before it")
-            self._is_made_anew = not mark
-            if first == 0:
-                await self._find_meta(end)
+            self._is_made_anew = self._boot_before == 0
+            await self._find_meta(first, end)
             await self._look_at_newest(first)
             self._replay_end = await self._log.end()
         except Unavailable as error:
             raise StartError(f"the log does not answer: {error}") from error
+        except LogLost as error:
+            raise StartError(f"the log changed meanwhile: {error}", "start again") from error
         self._log.seek(self._position)
 
     async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:
@@ -220,8 +224,19 @@ class ClusterJournal:
         """As in `Journal`."""
         if self._newest is not None:
             self._newest_told, self._newest = fingerprint(self._newest), None
-        proposers, newest = self._proposers.stored(), self._newest_told
-        return encode_mark(Mark(self._meta, self._position, self._chain, proposers, self._boot, self._time_ms, newest))
+        return encode_mark(
+            Mark(
+                self._meta,
+                self._position,
+                self._chain,
+                self._proposers.stored(),
+                self._boot,
+                self._time_ms,
+                self._newest_told,
+                self._begin.position,
+                self._log_bytes,
+            )
+        )
 
     async def catch_up(self) -> bool:
         """As in `Journal`; those who ask at the same time share a record.
@@ -255,7 +270,31 @@ class ClusterJournal:
         return {**vars(self.counts), "unknown": self._writer.unknown, "written_again": self._writer.void}
 
     def trim(self, index: int) -> None:
-        """Nothing is dropped: whoever has lost its store needs all of the log."""
+        """Nothing is dropped: others may not have it. See `broker.snapshot`, which knows when they do."""
+
+    @property
+    def log_uuid(self) -> bytes:
+        """Which log this is; known once it is open."""
+        return self._meta.log_uuid
+
+    @property
+    def log_bytes(self) -> int:
+        """Of all records that were applied, by whomever, since the log was made."""
+        return self._log_bytes
+
+    @property
+    def begin(self) -> Begin:
+        """Where the log could begin, and who is to make the snapshot that it takes."""
+        return self._begin
+
+    @property
+    def boot(self) -> int:
+        """This process, as its records name it."""
+        return self._boot
+
+    def announce(self) -> None:
+        """Write a record that the log may begin with one day; `begin` tells once it has been read."""
+        self._writer.add(Envelope(0, 0, meta=self._meta))
 
     def now_ms(self) -> int:
         """The time of the newest record, carried forward; never goes back."""
@@ -289,6 +328,7 @@ class ClusterJournal:
             raise _trimmed(f"the log begins at position {first}, the store ends at position {mark.position}")
         self._meta, self._position, self._chain, self._boot_before = mark.meta, mark.position, mark.chain, mark.boot
         self._behind.rise(mark.position)
+        self._begin, self._log_bytes = Begin(mark.begin), mark.log_bytes
         self._time_ms = max(self._time_ms, mark.time_ms)
         self._newest_told = mark.newest
         self._proposers = Proposers(mark.proposers)
@@ -310,33 +350,26 @@ class ClusterJournal:
     async def _look_at_newest(self, first: int) -> None:
         """A log that lost records and has grown since looks whole: see that the last one applied is still there."""
         if self._newest_told and self._position > first:
-            record = await self._record_at(self._position - 1)
+            record = await record_at(self._log, self._position - 1)
             if fingerprint(record) != self._newest_told:
                 self._lose(f"the log has another record at position {record.position} than the store was made from")
 
-    async def _record_at(self, position: int) -> LogRecord:
-        """A record that is there. Raises StartError."""
-        self._log.seek(position)
-        try:
-            async with asyncio.timeout(limits.CLUSTER_WAIT_S):
-                return (await self._log.read())[0]
-        except TimeoutError:
-            raise StartError(f"the record at position {position} of the log cannot be read") from None
-
-    async def _find_meta(self, end: int) -> None:
+    async def _find_meta(self, first: int, end: int) -> None:
         """Read the first record of the log, or write it. Whoever came first has said what holds."""
         if end == 0:
             with suppress(BrokerError):  # it may be there all the same; only what is read counts
                 await self._log.append(encode(Envelope(self._boot, 0, meta=self._new_meta())))
-        envelope = decode((await self._record_at(0)).data)
-        if envelope is None or envelope.meta is None:
+        found = await meta_at(self._log, first)
+        if found is None and first > 0:
+            return  # somebody trimmed it by hand; audits tell which log it is
+        if found is None:
             raise StartError(
                 "the log holds what Streamfold has not written", "name a topic of its own with --kafka-topic"
             )
-        if self._meta is not _NOWHERE and self._meta.log_uuid != envelope.meta.log_uuid:
+        if self._meta is not _NOWHERE and self._meta.log_uuid != found.log_uuid:
             self._lose("the log was made anew: it is not the one that the store was made from")
-        self._check_partitions(envelope.meta)
-        self._meta = envelope.meta
+        self._check_partitions(found)
+        self._meta = found
 
     def _check_partitions(self, meta: Meta) -> None:
         if (meta.partition, meta.partitions) != (self._partition, self._partitions):
@@ -412,10 +445,10 @@ class ClusterJournal:
     async def _is_still_ours(self) -> bool:
         """Whether the log begins with what it began with."""
         try:
-            first = decode((await self._record_at(await self._log.first())).data)
+            first = await meta_at(self._log, await self._log.first())
         except (StartError, Unavailable):
             return False  # a start finds out
-        return first is not None and first.meta is not None and first.meta.log_uuid == self._meta.log_uuid
+        return first is not None and first.log_uuid == self._meta.log_uuid
 
     def _advance(self, outcomes: Sequence[Outcome]) -> None:
         """The record in hand has been applied: from here on it is part of the state."""
@@ -428,6 +461,8 @@ class ClusterJournal:
         if envelope.retired:
             self._proposers.retire(envelope.retired, self._time_ms)
             self._audits.retire(envelope.retired)
+        self._begin = self._begin.after(envelope, self._meta, taken.record.position, self._log_bytes)
+        self._log_bytes += len(taken.record.data)
         if taken.commit is not None:
             self._index += len(taken.commit.entries)
             self._chain = _chained(self._chain, taken.record.position, taken.commit, outcomes)
@@ -577,7 +612,11 @@ class ClusterJournal:
 
 
 def _trimmed(reason: str) -> StartError:
-    return StartError(reason, "copy the data folder of another node, while that is stopped, and start with the copy")
+    return StartError(
+        reason,
+        "name the folder of the cluster's snapshots with --snapshot-dir; or copy the data folder of another node, while"
+        " that is stopped, and start with the copy",
+    )
 
 
 def _chained(chain: bytes, position: int, commit: Commit, outcomes: Sequence[Outcome]) -> bytes:

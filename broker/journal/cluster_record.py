@@ -24,7 +24,7 @@ _LOG_BYTES: Final = 8
 
 
 class Meta(msgspec.Struct, array_like=True, frozen=True):
-    """What holds for the whole of a log; its first record says it, and what later ones say is void."""
+    """What holds for the whole of a log. Its first record says it; later ones repeat it, so that it may begin there."""
 
     log_uuid: bytes
     partition: int  # which of …
@@ -66,6 +66,8 @@ class Mark(msgspec.Struct, array_like=True, frozen=True):
     boot: int  # the one that wrote this
     time_ms: int = 0  # of the newest record before `position`, which may have had no entries to tell the store the time
     newest: bytes = b""  # fingerprint of the record before `position`; empty where none was read, or nobody noted it
+    begin: int = 0  # of the newest record before `position` that repeats `meta`
+    log_bytes: int = 0  # of all records before `position`
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -111,3 +113,8 @@ def encode_mark(mark: Mark) -> bytes:
 def decode_mark(data: bytes) -> Mark:
     """The mark behind `encode_mark`. Raises msgspec.MsgspecError."""
     return _mark.decode(data)
+
+
+def disowned(data: bytes) -> bytes:
+    """The mark of a store that several processes may begin with: none of them is to void what its writer writes."""
+    return encode_mark(msgspec.structs.replace(decode_mark(data), boot=0))

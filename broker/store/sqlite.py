@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
@@ -26,6 +26,7 @@ from broker.store.checkpoint import write_checkpoint
 from broker.store.form import FORM
 from broker.store.page_row import decode_page
 from broker.store.sweep import is_swept, sweep_step
+from broker.store.whole import ChangeMark, Copying, Restore, drop, head_of, replace
 
 READERS: Final = 2
 """Reader threads: reads are short and wait for the disk, not for each other's computing."""
@@ -40,8 +41,16 @@ T = TypeVar("T")
 class SqliteStore:
     """A `Store`. Without a data folder it is in memory: the same code over one connection, used by one thread."""
 
-    def __init__(self, data_dir: DataDir | None, *, connect: Connect = connect, wal_bytes: int = WAL_BYTES) -> None:
+    def __init__(
+        self,
+        data_dir: DataDir | None,
+        *,
+        connect: Connect = connect,
+        wal_bytes: int = WAL_BYTES,
+        restore: Restore | None = None,
+    ) -> None:
         self._data_dir = data_dir
+        self._restore = restore
         self._connect = connect
         self._wal_bytes = wal_bytes
         self._wal: WalMover | None = None
@@ -61,6 +70,11 @@ class SqliteStore:
     async def open(self) -> Head:
         """As in `Store`. Its time does not depend on what is stored."""
         try:
+            await self._in(self._writer, self._take)
+            if self._restore is not None:
+                fresh = await self._restore(await self._in(self._writer, self._look))
+                if fresh is not None:
+                    await self._in(self._writer, self._replace, fresh)
             return await self._in(self._writer, self._open)
         except BaseException:
             await self.aclose()
@@ -109,6 +123,18 @@ class SqliteStore:
         """As in `Store`."""
         return await self._in(self._readers, self._snapshot, path, incarnation)
 
+    async def copy(self, path: Path, change_mark: ChangeMark) -> Head:
+        """Make a new file at `path` of what the last checkpoint left, and return where it stands.
+
+        In a thread of its own, while everything goes on; the WAL is not moved meanwhile. Raises Unavailable.
+        """
+        copying = Copying(self._source, path, change_mark)
+        try:
+            return await asyncio.to_thread(copying.run)
+        except asyncio.CancelledError:
+            copying.interrupt()
+            raise
+
     async def aclose(self) -> None:
         """As in `Store`. Gives the folder free."""
         await asyncio.to_thread(self._close)
@@ -118,11 +144,28 @@ class SqliteStore:
 
     # -- in the writer's thread ----------------------------------------------------------------------------------
 
+    def _take(self) -> None:
+        if self._data_dir is not None:
+            self._data_dir.take()
+
+    def _look(self) -> Head | None:
+        if self._data_dir is not None and not self._path.exists():
+            drop(self._path)  # what a process left that died in `_replace`
+            return None
+        with opening(self._path), closing(self._connect(self._path)) as connection:
+            return head_of(connection)
+
+    def _replace(self, fresh: Path) -> None:
+        if self._data_dir is not None:
+            replace(self._path, fresh)
+            return
+        with closing(sqlite3.connect(fresh)) as source, closing(self._connect(self._path)) as connection:
+            source.backup(connection)
+
     def _open(self) -> Head:
+        path = self._path
         if self._data_dir is None:
-            return self._open_file(Path(":memory:"))[1]
-        self._data_dir.take()
-        path = self._data_dir.store_path
+            return self._open_file(path)[1]
         if self._data_dir.journal_path.exists() and not path.exists():
             raise Damaged(
                 f"{path.name} is missing beside {self._data_dir.journal_path.name}", "restore it from a backup"
@@ -180,6 +223,13 @@ class SqliteStore:
             self._connections.pop().close()
         if self._data_dir is not None:
             self._data_dir.release()
+
+    def _source(self) -> sqlite3.Connection:
+        return self._connect(self._path)
+
+    @property
+    def _path(self) -> Path:
+        return Path(":memory:") if self._data_dir is None else self._data_dir.store_path
 
     @property
     def _held(self) -> sqlite3.Connection:

@@ -17,6 +17,7 @@ seen while it happens is checked there: KI5, KI9 and KI12 by `History`, KI7 by t
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -132,14 +133,18 @@ class Replay:
 def disk_dump(disk: Disk) -> tuple[int, Dump]:
     """The same of a store, and the index that it stands at."""
     index, _ = disk.head()
-    if not index:
-        return index, {}
-    rows = {bytes(key): decode_row(value) for key, value in disk.platter.execute("SELECT key, value FROM row")}
+    return index, store_dump(disk.platter) if index else {}
+
+
+def store_dump(connection: sqlite3.Connection) -> Dump:
+    """The logical state in a store, however its records are spread over pages."""
+    rows = {bytes(key): decode_row(value) for key, value in connection.execute("SELECT key, value FROM row")}
     data: dict[int, list[bytes]] = defaultdict(list)
     query = 'SELECT incarnation, start, "end", data FROM page ORDER BY incarnation, start'
-    for incarnation, start, end, stored in disk.platter.execute(query):
-        data[incarnation].append(decode_page(start, end, stored).data)
-    return index, _dump(rows, {life: b",".join(pages) for life, pages in data.items()})
+    for incarnation, start, end, stored in connection.execute(query):
+        page = decode_page(start, end, stored)
+        data[incarnation].append(page.data + b"," if page.lengths else page.data)
+    return _dump(rows, {life: b"".join(pages).removesuffix(b",") for life, pages in data.items()})
 
 
 def _dump(rows: dict[Key, Row], data: dict[int, bytes]) -> Dump:

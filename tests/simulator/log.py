@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from random import Random
 
-from broker.errors import OutcomeUnknown
+from broker.errors import OutcomeUnknown, Unavailable
 from broker.journal.shared_log import LogLost, LogRecord
 from tests.simulator.loop import Loop
 
@@ -27,6 +27,8 @@ class Truth:
         """Added to the time that has passed: the clock of whichever server takes a record. It jumps."""
         self.faulty = 0.0
         """How likely something happens to an append."""
+        self.trimmed: Callable[[int], None] = lambda _: None
+        """Told where the log begins from now on."""
         self._loop, self._rng, self._say = loop, rng, say
         self._world = Context()
         self._grown: list[asyncio.Future[None]] = []
@@ -50,9 +52,20 @@ class Truth:
         self._grown.clear()
         return position
 
+    def trim(self, position: int) -> None:
+        """Readers are given nothing before `position` any more."""
+        if position > self.first:
+            self.first = position
+            self._say("trim", position)
+            self.trimmed(position)
+
     def later(self, delay_s: float, data: bytes) -> None:
         """A copy is on the road, whatever becomes of who sent it."""
         self._loop.call_later(delay_s, self.put, data, "copy", context=self._world)
+
+    def trim_later(self, delay_s: float, position: int) -> None:
+        """A trim is on the road."""
+        self._loop.call_later(delay_s, self.trim, position, context=self._world)
 
     def grown(self) -> asyncio.Future[None]:
         """Done once there is another record."""
@@ -120,7 +133,15 @@ class Road:
         raise OutcomeUnknown(fate)
 
     async def trim(self, position: int) -> None:
-        """Only operators trim here: see `World.trim`."""
+        truth, fate = self._truth, self._truth.fate()
+        await self._pass()
+        if fate == "late":
+            truth.trim_later(self._rng.random() * COPY_S_MAX, position)
+        elif fate != "lost":
+            truth.trim(position)
+        await self._pass()
+        if fate != "fine":
+            raise Unavailable(fate)
 
     async def aclose(self) -> None:
         pass

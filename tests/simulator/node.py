@@ -17,12 +17,17 @@ from broker.journal import Commit
 from broker.journal.cluster import ClusterJournal
 from broker.journal.cluster_record import decode_mark
 from broker.partition import Partition
-from broker.store import Checkpoint
+from broker.snapshot.maker import SnapshotMaker
+from broker.snapshot.restore import Restorer
+from broker.snapshot.shelf import Shelf
+from broker.store import Checkpoint, Head
 from broker.store.sqlite import SqliteStore
+from broker.store.whole import ChangeMark
 from broker.sweeper import Sweeper
 from tests.simulator.history import History, applied
 from tests.simulator.log import Road, Truth
 from tests.simulator.loop import Loop, Process
+from tests.simulator.place import SharedPlace
 
 T = TypeVar("T")
 WAIT_S = 3.0
@@ -49,12 +54,6 @@ class Disk:
     def connect(self, path: Path) -> sqlite3.Connection:  # noqa: ARG002 -- there is only one
         """As `broker.sqlite.connect`."""
         return self.platter
-
-    def copy(self) -> Disk:
-        """A backup."""
-        other = Disk()
-        self.platter.backup(other.platter)
-        return other
 
     def head(self) -> tuple[int, int]:
         """Index, and position in the log, that the store stands at; zeros when there is none."""
@@ -100,8 +99,12 @@ class _Partition(Partition):
 class Node:
     """One node: started, killed, frozen and started again by the world."""
 
-    def __init__(self, name: str, loop: Loop, truth: Truth, history: History, rng: Random) -> None:
+    def __init__(
+        self, name: str, loop: Loop, truth: Truth, history: History, rng: Random, place: SharedPlace, scratch: Path
+    ) -> None:
         self.name = name
+        self.distrusted: set[str] = set()
+        """Snapshots that did not agree with the log."""
         self.disk = Disk()
         self.partition: Partition | None = None
         """While it is up."""
@@ -111,6 +114,8 @@ class Node:
         self.store_delay_s = 0.0
         self.road = Road(truth, rng)
         self._loop, self._truth, self._history, self._rng = loop, truth, history, rng
+        self._place, self._scratch = place, scratch
+        self._begun_with = ""
         self._asking: list[asyncio.Future[None]] = []
 
     def start(self) -> asyncio.Task[None]:
@@ -129,7 +134,11 @@ class Node:
             audit_s=AUDIT_S,
         )
         journal.told = lambda position, chain: self._history.link(self.name, position, chain)
-        store = _SlowStore(None, connect=self.disk.connect)
+        shelf = Shelf(self._place, bytes_per_s=float("inf"))
+        restorer = Restorer(
+            self.road, shelf, self._scratch, distrusted=lambda: self.distrusted, note=self._note_snapshot
+        )
+        store = _SlowStore(None, connect=self.disk.connect, restore=restorer)
         store.node = self
         partition = _Partition(journal, store, checkpoint_interval_s=self._rng.choice((0.2, 1.0, 4.0)), rows_max=16)
         partition.name, partition.history = self.name, self._history
@@ -137,6 +146,17 @@ class Node:
         self.partition = partition
         sweeper = Sweeper(partition, self._loop.time)
         self.sweeping = asyncio.create_task(sweeper.run())
+        maker = SnapshotMaker(
+            partition,
+            store,
+            journal,
+            self.road,
+            shelf,
+            self._scratch,
+            log_bytes=self._place.log_bytes,
+            log_share=0,
+        )
+        self.making = asyncio.create_task(maker.run())
 
     def kill(self) -> None:
         """As SIGKILL does. Whoever waits for an answer hears that the connection is gone."""
@@ -152,6 +172,7 @@ class Node:
         if self.partition is not None:
             partition, self.partition = self.partition, None
             self.sweeping.cancel()
+            self.making.cancel()
             await self._loop.create_task(partition.aclose(), context=self.process.context)
         self.kill()
 
@@ -188,14 +209,23 @@ class Node:
 
     def _quarantine(self, reason: str) -> None:
         self.quarantined = True
-        if "begins at position" not in reason:  # which is what a trim does to a store that stood still
-            self._history.violated("KI12", f"{self.name}: {reason}")
+        self.distrusted.add(self._begun_with)
+        self._history.violated("KI12", f"{self.name}: {reason}")
+
+    def _note_snapshot(self, name: str) -> None:
+        self._begun_with = name
 
 
 class _SlowStore(SqliteStore):
-    """Takes its time to write; a kill may come before and after."""
+    """Takes its time to write and to copy; a kill may come before and after."""
 
     node: Node
+
+    async def copy(self, path: Path, change_mark: ChangeMark) -> Head:
+        await asyncio.sleep(self.node.store_delay_s)
+        head = await super().copy(path, change_mark)
+        await asyncio.sleep(self.node.store_delay_s)
+        return head
 
     async def write(self, checkpoint: Checkpoint) -> None:
         await asyncio.sleep(self.node.store_delay_s)

@@ -19,9 +19,11 @@ from broker.journal.cluster import ClusterJournal
 from broker.journal.cluster_record import decode_mark, encode_mark
 from broker.journal.proposers import Proposers
 from broker.partition import Partition, Waiter
+from broker.snapshot.form import Facts, Name
+from broker.snapshot.maker import Good, SnapshotMaker
+from broker.snapshot.shelf import Shelf
 from broker.store import Checkpoint
 from broker.store.sqlite import SqliteStore
-from tests.simulator.world import World
 
 
 def admits_late_copies() -> AbstractContextManager[Any]:
@@ -98,9 +100,40 @@ def believes_where_the_log_says_that_it_ends() -> AbstractContextManager[Any]:
     return patch.object(ClusterJournal, "catch_up", catch_up)
 
 
-def trims_too_far() -> AbstractContextManager[Any]:
-    """The operator trims what only the newest snapshot has, or none."""
-    return patch.object(World, "trims_too_far", new=True)
+@contextmanager
+def trims_behind_the_newest_only() -> Iterator[None]:
+    """The log forgets what one snapshot alone has."""
+    trim = SnapshotMaker._trim  # noqa: SLF001 -- where it is planted
+
+    async def trim_all(self: SnapshotMaker, good: Good) -> None:
+        await trim(self, [good[0]] * 2)
+
+    with patch.object(SnapshotMaker, "_trim", trim_all):
+        yield
+
+
+@contextmanager
+def trims_before_it_is_durable() -> Iterator[None]:
+    """The log forgets what is about to be in a snapshot."""
+    copied = SnapshotMaker._copied  # noqa: SLF001 -- where it is planted
+
+    async def copied_and_trimmed(self: SnapshotMaker) -> Facts:
+        facts = await copied(self)
+        name = Name(facts.position, facts.log_uuid, 0)
+        await self._trim([(name, facts), *self._shelf.good(facts.log_uuid, 1)])
+        return facts
+
+    with patch.object(SnapshotMaker, "_copied", copied_and_trimmed):
+        yield
+
+
+def counts_snapshots_unread() -> AbstractContextManager[Any]:
+    """A snapshot that has rotted is as good as any."""
+
+    def good(self: Shelf, log_uuid: bytes, count: int) -> Good:
+        return [(name, self.facts(name)) for name in self.newest_first(log_uuid)[:count]]
+
+    return patch.object(Shelf, "good", good)
 
 
 PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -112,7 +145,9 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         stores_the_head_ahead,
         lets_time_go_back,
         believes_where_the_log_says_that_it_ends,
-        trims_too_far,
+        trims_behind_the_newest_only,
+        trims_before_it_is_durable,
+        counts_snapshots_unread,
     )
 }
 """By name, for `--plant`."""

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import os
 import random
+import tempfile
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from broker import limits
 from broker.errors import BrokerError, EngineStopped, StartError
 from tests.broker.core import entries
 from tests.simulator.checks import check, disk_dump
@@ -20,9 +23,17 @@ from tests.simulator.history import History
 from tests.simulator.log import COPY_S_MAX, Truth
 from tests.simulator.loop import Loop, Process, Stuck
 from tests.simulator.node import Disk, Node
+from tests.simulator.place import SharedPlace
 
 HEAL_S = 30.0
 """KI17: after the last fault everything goes again within this."""
+
+SNAPSHOT_PACE = {
+    "SNAPSHOT_LOOK_S": 0.25,
+    "SNAPSHOT_ANNOUNCE_S": 1.0,
+    "SNAPSHOT_PATIENCE_S": 0.5,
+    "SNAPSHOT_RETRY_S": 0.5,
+}
 
 
 class Run(NamedTuple):
@@ -33,17 +44,10 @@ class Run(NamedTuple):
     trace: list[str]
 
 
-class Snapshot(NamedTuple):
-    """A node's store as it once was, kept where all nodes can get it."""
-
-    position: int
-    disk: Disk
-
-
 def run(seed: int) -> Run:
     """Run the schedule of a seed. The same seed makes the same trace, in any process, on any machine."""
-    with _chance(seed):
-        world = World(seed)
+    with tempfile.TemporaryDirectory() as scratch, _chance(seed):
+        world = World(seed, Path(scratch))
         try:
             world.loop.run(world.main())
         except Stuck as error:
@@ -64,7 +68,12 @@ def _chance(seed: int) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         # Nodes look after what is overdue once a second: at their usual pace idle time would cost more than the rest.
-        with patch.object(os, "urandom", drawn.randbytes), patch("broker.sweeper.TICK_S", 1.0):
+        # And snapshots are made as often as a schedule of some seconds can have them.
+        with (
+            patch.object(os, "urandom", drawn.randbytes),
+            patch("broker.sweeper.TICK_S", 1.0),
+            patch.dict(vars(limits), SNAPSHOT_PACE),
+        ):
             yield
     finally:
         logging.disable(logging.NOTSET)
@@ -74,19 +83,18 @@ def _chance(seed: int) -> Iterator[None]:
 class World:
     """See the module."""
 
-    trims_too_far = False
-    """A planted bug: see `plants`."""
-
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, scratch: Path) -> None:
         self.rng = Random(seed)
         self.trace: list[str] = []
         self.loop = Loop()  # type: ignore[abstract]  # nobody here asks for sockets, signals and processes
         self.history = History(self.say)
         self.truth = Truth(self.loop, self.rng, self.say)
+        self.truth.trimmed = self._trimmed
+        self.place = SharedPlace(self.loop, self.rng, self.rng.choice((1_000, 4_000, 16_000)))
         count = self.rng.choice((2, 2, 3, 3, 4))
-        self.nodes = [Node(f"n{i}", self.loop, self.truth, self.history, self.rng) for i in range(count)]
+        facts = self.loop, self.truth, self.history, self.rng, self.place
+        self.nodes = [Node(f"n{i}", *facts, scratch / f"n{i}") for i in range(count)]
         self.clients = Clients(self.nodes, self.history, self.rng, self.say)
-        self.snapshots: list[Snapshot] = []
         self.processes: list[Process] = []
         self._disks: list[Disk] = []
         self._busy: set[str] = set()  # nodes that are being started or stopped
@@ -98,7 +106,7 @@ class World:
 
     def drop(self) -> None:
         """Let go of all disks."""
-        for disk in (*self._disks, *(node.disk for node in self.nodes), *(kept.disk for kept in self.snapshots)):
+        for disk in (*self._disks, *(node.disk for node in self.nodes)):
             disk.drop()
 
     async def main(self) -> None:
@@ -142,7 +150,7 @@ class World:
     async def _trouble(self, working: list[asyncio.Task[None]]) -> None:
         rng, until = self.rng, self.loop.time() + self.rng.choice((4.0, 10.0, 20.0))
         troubles = [self._faults, self._faults, self._lag, self._clock, self._kill, self._freeze, self._slow_store]
-        troubles += [self._restart, self._snapshot, self._snapshot, self._trim, self._lose_disk, self._depose]
+        troubles += [self._restart, self._damage, self._place, self._lose_disk, self._depose]
         troubles = [trouble for trouble in troubles if rng.random() < 0.7]
         self._faults(rng.choice(self.nodes))
         while self.loop.time() < until and not all(task.done() for task in working):
@@ -186,22 +194,23 @@ class World:
         if self.rng.random() < 0.5:
             self._later(node, self._kill_and_boot(node, loses_disk=True))
 
-    def _snapshot(self, node: Node) -> None:
-        position = node.disk.head()[1]
-        if position > (self.snapshots[-1].position if self.snapshots else 0):
-            self.say("snapshot", node.name, position)
-            self.snapshots.append(Snapshot(position, node.disk.copy()))
+    def _damage(self, _: Node) -> None:
+        self.say("damage", self.place.damage())
 
-    def _trim(self, _: Node) -> None:
-        """As an operator does, and never beyond the second newest snapshot."""
-        if len(self.snapshots) < 2:
-            return
-        self.truth.first = max(self.truth.first, self.snapshots[-2].position)
-        if self.trims_too_far:
-            self.truth.first = max(self.truth.first, self.truth.end - 2)
-        self.say("trim", self.truth.first)
-        if self.truth.first > self.snapshots[-2].position:
-            self.history.violated("KI15", f"the log begins at {self.truth.first}, behind what a snapshot has")
+    def _place(self, _: Node) -> None:
+        self.place.fails = True
+        self.say("place fails")
+        self._background.append(asyncio.create_task(self._after(self.rng.random() * 4, self._place_answers())))
+
+    async def _place_answers(self) -> None:
+        self.place.fails = False
+        self.say("place answers")
+
+    def _trimmed(self, position: int) -> None:
+        """KI15. Whoever trims, and whatever it believes: two snapshots were read that have what the log forgets."""
+        proven = self.place.proven_positions(within_s=2 * COPY_S_MAX)  # a trim may be late, as anything else
+        if len(proven) < 2 or position > proven[1]:
+            self.history.violated("KI15", f"the log begins at {position}, and whole snapshots end at {proven}")
 
     def _look_after_nodes(self) -> None:
         """Whoever runs nodes starts one again whose engine has stopped."""
@@ -252,7 +261,7 @@ class World:
             except (StartError, EngineStopped) as error:
                 self.say("cannot start", node.name, error)
                 node.kill()
-                if self.truth.first > node.disk.head()[1] or node.quarantined:
+                if node.quarantined:
                     node.quarantined = False
                     self._replace_disk(node)
                 await asyncio.sleep(0.5)
@@ -263,7 +272,7 @@ class World:
 
     def _replace_disk(self, node: Node) -> None:
         self._disks.append(node.disk)
-        node.disk = self.snapshots[-1].disk.copy() if self.snapshots else Disk()
+        node.disk = Disk()
 
     # -- the end of it -----------------------------------------------------------------------------------------------
 
@@ -296,6 +305,7 @@ class World:
                 await node.call(lambda partition: partition.propose(entries.noop()))
             for node in self.nodes:
                 node.sweeping.cancel()
+                node.making.cancel()
             for node in self.nodes:
                 await node.call(lambda partition: partition.catch_up())
         except BrokerError as error:

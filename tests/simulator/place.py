@@ -1,0 +1,81 @@
+"""The place of the simulation's snapshots: all nodes reach it, sometimes; what lies there may rot."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from broker.snapshot.form import name_of
+from tests.simulator.loop import Loop
+
+PIECE_BYTES = 10_000
+
+
+class SharedPlace:
+    """A `Place`, in memory."""
+
+    def __init__(self, loop: Loop, rng: Random, log_bytes: int) -> None:
+        self.log_bytes = log_bytes
+        """Of log, after which a snapshot is due."""
+        self.fails = False
+        """Whether it can be reached."""
+        self._loop, self._rng = loop, rng
+        self._kept: dict[str, bytes] = {}
+        self._whole: set[str] = set()
+        self._proven_at: dict[str, float] = {}  # when somebody last read all of it, and it was whole
+
+    def __str__(self) -> str:
+        return "the place"
+
+    def names(self) -> list[str]:
+        self._reach()
+        return sorted(self._kept)
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        self._reach()
+        pieces = []
+        for chunk in chunks:
+            pieces.append(chunk)
+            if self._rng.random() < 0.02:
+                raise OSError(errno.EIO, "the connection to the place is gone")
+        self._kept[name] = b"".join(pieces)
+        self._whole.add(name)
+
+    def read(self, name: str) -> Iterator[bytes]:
+        self._reach()
+        if name not in self._kept:
+            raise FileNotFoundError(errno.ENOENT, "there is no such snapshot", name)
+        data = self._kept[name]
+        for start in range(0, len(data), PIECE_BYTES):
+            yield data[start : start + PIECE_BYTES]
+        if name in self._whole:
+            self._proven_at[name] = self._loop.time()
+
+    def remove(self, name: str) -> None:
+        self._reach()
+        self._kept.pop(name, None)
+        self._whole.discard(name)
+
+    def proven_positions(self, within_s: float) -> list[int]:
+        """Of the snapshots that were read of late, and were as they had been written; newest first."""
+        since = self._loop.time() - within_s
+        names = (name_of(name) for name, at in self._proven_at.items() if at >= since)
+        return sorted((name.position for name in names if name is not None), reverse=True)
+
+    def damage(self) -> str:
+        """One of several that are whole is so no more; which, or "" when there would be none left."""
+        if len(self._whole) < 2:
+            return ""
+        name = self._rng.choice(sorted(self._whole))
+        self._whole.discard(name)
+        data, at = self._kept[name], self._rng.randrange(len(self._kept[name]))
+        if self._rng.random() < 0.5:
+            self._kept[name] = data[:at]
+        else:
+            self._kept[name] = data[:at] + bytes([data[at] ^ (1 << self._rng.randrange(8))]) + data[at + 1 :]
+        return name
+
+    def _reach(self) -> None:
+        if self.fails:
+            raise OSError(errno.ESTALE, "the place does not answer")
