@@ -44,7 +44,6 @@ from broker.journal.cluster_record import (
     Envelope,
     Mark,
     Meta,
-    decode,
     decode_mark,
     encode,
     encode_mark,
