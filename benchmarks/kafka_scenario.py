@@ -33,9 +33,9 @@ def _measured(setting: Setting) -> dict[str, Latencies]:
         from benchmarks import kafka  # noqa: PLC0415 -- it loads what only this scenario needs
     except ImportError as error:
         raise Absent(f"{error}: deploy/setup --test") from error
-    plan = kafka.Plan(nodes=3, turns=40 if setting.quick else 100, rounds=1, kills=0)
+    plan = kafka.Plan(nodes=3, turns=40 if setting.quick else 100)
     with Folder(setting) as folder:
-        turns = kafka.measure(plan, folder).turns
+        turns = kafka.measure_turns(plan, folder)
     acks_ms = {ENGINE: turns.ack_ms, BARE_KAFKA: turns.bare_ms}
     return {name: latencies([ms / 1000 for turn in by_turn for ms in turn]) for name, by_turn in acks_ms.items()}
 
