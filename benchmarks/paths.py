@@ -158,7 +158,7 @@ async def append(folder: Path) -> AsyncGenerator[Round]:
 
 _APPLIED: Final = (
     Stage("propose", ("broker.partition:Partition.propose_for",)),
-    Stage("apply", ("broker.partition:apply",)),
+    Stage("apply", ("broker.applied:apply",)),
     Stage("install what it changed: rows, tail, who waits", ("broker.partition:Partition._install",)),
     Stage(
         "the commit around them",
