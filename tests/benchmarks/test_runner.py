@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runner, server
+from benchmarks.catalogue import SCENARIOS
 from benchmarks.results import Measure
 from benchmarks.runner import Found, Measuring, Scenario, Setting
 from benchmarks.workload import Invalid
@@ -55,3 +56,11 @@ def test_what_we_and_our_children_use_is_ours() -> None:
     with server.running(server.bare(port := server.free_port()), port):
         pass
     assert runner.family_cpu_s() - begun_s > 0.05
+
+
+@pytest.mark.parametrize("one", SCENARIOS, ids=lambda one: one.name)
+def test_targets_name_what_their_scenario_measures(one: Scenario) -> None:
+    for target in one.targets:
+        assert {target.measure, target.against_measure or target.measure} <= one.measures.keys()
+        assert one.measures[target.measure].more_is_better is not None, "a bound needs a direction"
+        assert {target.subject, target.against or target.subject} <= set(one.subjects)
