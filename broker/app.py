@@ -79,7 +79,7 @@ class App:
         self.uploads = uploads = Uploads(self.partition, traffic, async_acks)
         metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies, uploads, self._snapshots)
         streams = StreamApi(self.partition, settings, bodies, live)
-        sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks)
+        sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks, traffic)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         catch_up = self.partition.catch_up
         compression = Compression()

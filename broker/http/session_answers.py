@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.core.entry import NEXT_SEQ, Entry, Kind, MessageOptions
+from broker.core.entry import NEXT_SEQ, Entry, GenerationOptions, Kind, MessageOptions
 from broker.core.events import timestamp
 from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
@@ -67,11 +67,18 @@ def _told_of(entry: Entry, outcome: Outcome) -> JSONObject:
 
 
 def accepted_answer(target: Target, entry: Entry, generation: Generation | None) -> Response:
-    """202: a batch that is not durable yet. `generation` is its generation, where that is known already."""
+    """202: a batch that is not durable yet. `generation` is its generation, where that is known already.
+
+    Else this opens it, and says which message; but where it continues another, that is known only to the log.
+    """
     headers = [(b"preference-applied", b"respond-async"), (b"stream-durability", Durability.ACCEPTED.encode())]
     body: JSONObject = {"sessionId": target.session_id, "generationId": target.part_id, "seq": entry.seq}
-    if generation is not None:
-        body["messageId"] = generation.message_id
+    if generation is None:
+        message_id = msgspec.msgpack.decode(entry.options, type=GenerationOptions).message_id
+    else:
+        message_id = generation.message_id
+    if message_id:
+        body["messageId"] = message_id
     return json_answer(body, headers, 202)
 
 
@@ -199,9 +206,11 @@ def not_found(code: Code, request: Request, target: Target) -> Response:
     return about(target)(problem(code, request_id=request.request_id), ())
 
 
-def about(target: Target) -> Form:
-    """How a problem is told that a request for this target ran into: with the ids that the URL has."""
+def about(target: Target, message_id: str = "") -> Form:
+    """How a problem is told that a request for this target ran into: with the ids of the URL, and what is known."""
     ids = {"session_id": target.session_id, **_id_of_part(target)}
+    if message_id:
+        ids["message_id"] = message_id
 
     def tell(told: Problem, headers: tuple[Header, ...]) -> Response:
         return answer_with(msgspec.structs.replace(told, **ids), headers)

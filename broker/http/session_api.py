@@ -14,14 +14,15 @@ from broker.errors import BrokerError
 from broker.http import flat_writes, session_answers as answers, session_messages as asked, session_requests as requests
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
-from broker.http.endpoint import unless_client_leaves
-from broker.http.problems import BadRequest, answer_bad_request, answer_broker_error
+from broker.http.endpoint import answer_error, unless_client_leaves
+from broker.http.problems import BadRequest
 from broker.http.reads import LiveReaders
-from broker.http.request import Receive, Request
+from broker.http.request import ClientLeft, Receive, Request
 from broker.http.response import LiveResponse, Response
 from broker.http.session_fork_api import SessionForks
 from broker.http.session_import import SessionImports
 from broker.http.session_routes import PREFIX as ROUTES_PREFIX, Target, target_of
+from broker.http.traffic import Traffic
 from broker.http.txids import Txids
 from broker.http.ui_stream import UIStreams
 from broker.materializer import Materializer
@@ -46,25 +47,27 @@ class SessionApi:
         materializer: Materializer,
         live: LiveReaders,
         async_acks: AsyncAcks,
+        traffic: Traffic,
     ) -> None:
         self._partition = partition
         self._bodies = bodies
         self._materializer = materializer
         self._forks = SessionForks(partition)
         self._async_acks = async_acks
+        self._traffic = traffic
         self._txids = Txids(partition, live)
         self._imports = SessionImports(partition)
         self._ui_streams = UIStreams(partition, settings, live)
 
     async def respond(self, request: Request, receive: Receive) -> Response | LiveResponse:
-        """One request. Raises ClientLeft, and BadRequest for what names nothing here."""
+        """One request. Raises ClientLeft, and BadRequest for what names nothing here. Else a failure names its ids."""
         target = target_of(request.method, request.path)
         try:
             return await self._respond(request, target, receive)
-        except BadRequest as error:
-            return answer_bad_request(error, request.request_id, answers.about(target))
-        except BrokerError as error:
-            return answer_broker_error(error, request.request_id, answers.about(target))
+        except ClientLeft:
+            raise
+        except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
+            return answer_error(error, request.request_id, self._traffic, answers.about(target))
 
     async def _respond(self, request: Request, target: Target, receive: Receive) -> Response | LiveResponse:
         if target.part == "ui-stream":

@@ -276,7 +276,7 @@ class Written(OpenGeneration, rename="camel"):
 
 
 class Accepted(msgspec.Struct, rename="camel"):
-    """A batch that is not durable yet. Without `messageId` while its generation is not known yet."""
+    """A batch that is not durable yet. Without `messageId` where it opens a generation that continues another."""
 
     session_id: Id
     generation_id: Id

@@ -42,7 +42,9 @@ class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=Fa
 
     seq: int
     fence: int
+    session_id: str
     generation_id: str
+    message_id: str
     offset: str | None = None
     duplicate: bool = False
 
@@ -201,7 +203,9 @@ class Upload:
 
     def problem(self, error: Exception) -> Response:
         """What the client is told of an error, with the ids of what it writes."""
-        return answer_error(error, self.request.request_id, self._uploads.traffic, answers.about(self.target))
+        message_id = "" if self._generation is None else self._generation.message_id
+        form = answers.about(self.target, message_id)
+        return answer_error(error, self.request.request_id, self._uploads.traffic, form)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -267,7 +271,8 @@ class Upload:
             self._position = position
             offset = format_offset(position, generation.incarnation)
         is_copy = outcome.result is Result.DUPLICATE
-        self.ack = Ack(entry.seq, generation.fence, generation.generation_id, offset, is_copy)
+        ids = (self.target.session_id, generation.generation_id, generation.message_id)
+        self.ack = Ack(entry.seq, generation.fence, *ids, offset, is_copy)
         self._ack_told = False
 
     def _answer(self, entry: Entry, outcome: Outcome) -> Response:

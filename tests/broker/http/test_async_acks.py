@@ -61,7 +61,8 @@ def losing(client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception) ->
 @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async; wait=5, handling=lenient", "x, respond-async"])
 async def test_batch_is_answered_with_202_and_is_there_soon(client: Client, prefer: str) -> None:
     answer = await chunk(client, 0, prefer=prefer)
-    assert (answer.status, answer.json) == (202, {"sessionId": "s", "generationId": "g", "seq": 0})
+    told = {"sessionId": "s", "generationId": "g", "messageId": "g", "seq": 0}
+    assert (answer.status, answer.json) == (202, told)
     assert answer.headers["preference-applied"] == "respond-async"
     assert answer.headers["stream-durability"] == "accepted"
     assert (await finish(client, 1)).json["status"] == "complete"

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.broker.http.asgi import Answer, Client, broker
@@ -85,3 +86,32 @@ async def test_r34_upload_that_is_refused_names_them_too(client: Client) -> None
         last = answer.body.splitlines()[-1]
         assert b'"sessionId":"s"' in last, answer
         assert b'"generationId":"g"' in last, answer
+
+
+async def test_r34_every_ack_of_an_upload_names_them_and_so_does_what_ends_it(client: Client) -> None:
+    headers = {"content-type": "application/x-ndjson", "producer-seq": "1", "x-request-id": "r-1"}
+    answer = await client.send("POST", f"{G}/chunks", [b'["b"]\n', b'["c"]\n', b"["], headers)
+    *acks, last = [msgspec.json.decode(line) for line in answer.body.splitlines()]
+    ids = {"sessionId": "s", "generationId": "g", "messageId": "m"}
+    assert acks
+    assert all(ids.items() <= ack.items() for ack in acks)
+    assert ids.items() <= last["error"].items()
+
+
+async def test_r34_first_batch_that_is_not_durable_yet_names_its_message(client: Client) -> None:
+    for generation, query, message in (("new", "", "new"), ("other", "&messageId=n", "n")):
+        target = f"{S}/generations/{generation}/chunks?format=text&lane={generation}{query}"
+        answer = await ask(client, "POST", target, b'["a"]', 0, prefer="respond-async")
+        assert answer.status == 202
+        assert {"sessionId": "s", "generationId": generation, "messageId": message}.items() <= answer.json.items()
+
+
+async def test_r34_bug_of_ours_names_them_too(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(client.app.partition, "propose", broken)
+    for target, ids in ((f"{G}/heartbeat", {"generationId": "g"}), (f"{S}/reset", {})):
+        answer = await ask(client, "POST", target, b"", 1)
+        assert answer.status == 500
+        assert {"requestId": "r-1", "sessionId": "s", "code": "INTERNAL", **ids}.items() <= answer.json.items()

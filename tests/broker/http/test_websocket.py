@@ -121,7 +121,8 @@ async def test_upload_carries_a_whole_generation(served: Served) -> None:
     async with served.upload(query=f"{QUERY}&messageId=m") as socket:
         await say(socket, seq=0, chunks=["a", "b"])
         told = await ack(socket, 0)
-        assert (told["fence"], told["generationId"]) == (1, "g")
+        ids = [told[name] for name in ("sessionId", "generationId", "messageId")]
+        assert (told["fence"], ids) == (1, ["s", "g", "m"])
         for seq in range(1, 101):
             await say(socket, seq=seq, chunks=[seq])
         await ack(socket, 100)
