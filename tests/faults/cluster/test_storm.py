@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from tests.faults.checker import shown, violations
 from tests.faults.client import Client
 from tests.faults.cluster.disasters import FAR, LONG, SHORT, Disaster, leader_killed, node_paused
+from tests.faults.cluster.lives import Lives
 from tests.faults.cluster.network import Network
 from tests.faults.cluster.nodes import Nodes
 from tests.faults.cutter import Cutter
@@ -93,15 +95,18 @@ async def weathered(nodes: Nodes, disasters: tuple[Disaster, ...], seed: str, po
             scene = Scene(Storm(client, history, seed), recycles=False)
             client.is_patient, client.request_s_max = False, PATIENCE_S
             async with scene.reading():
-                await weather(scene.storm, happening(nodes, disasters, scene.storm), scene.writing())
+                lives = Lives(scene.storm)
+                writing = chain(scene.writing(), lives.writing())
+                await weather(scene.storm, happening(nodes, disasters, scene.storm), writing)
                 await nodes.until_ready()
                 client.is_patient = True
                 await scene.settle()
                 await scene.look_at_everything()
                 await scene.every_reader_arrives()
             await scene.read_from_the_middle()
+            lost = await lives.faults(nodes)
         print(scene.summary())
-        found = [*violations(history), *await nodes.faults(), *await nodes.stored_faults()]
+        found = [*lost, *violations(history), *await nodes.faults(), *await nodes.stored_faults()]
         assert not found, shown(found)
 
 
