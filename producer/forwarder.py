@@ -174,7 +174,9 @@ class Forwarder:
 
     async def _send(self, kept: Kept, sealed: list[tuple[int, Batch]]) -> ClientError | None:
         """Until the end is acknowledged, or it can go no further in this generation; then why."""
-        sender = self._sender = _SpooledSender(self, self._network, _place(kept, sealed))
+        # Nobody is there to be told of a stop at once, and requests may be compressed.
+        mode = self._network.mode if self.attended.is_set() else UploadMode.POST
+        sender = self._sender = _SpooledSender(self, self._network, _place(kept, sealed), mode)
         for _, batch in sealed:
             sender.take_sealed(batch)
         async with anyio.create_task_group() as tasks:
@@ -280,8 +282,8 @@ class Forwarder:
 class _SpooledSender(Sender):
     """A sender whose batches are in the spool before they leave."""
 
-    def __init__(self, forwarder: Forwarder, network: Network, place: Place) -> None:
-        super().__init__(network.transport, place, network.limits, network.mode)
+    def __init__(self, forwarder: Forwarder, network: Network, place: Place, mode: UploadMode) -> None:
+        super().__init__(network.transport, place, network.limits, mode)
         self.watch(network.transport.health, network.metrics)
         self._ending_s_max = math.inf
         self._forwarder = forwarder

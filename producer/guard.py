@@ -11,6 +11,7 @@ import httpx
 
 from consumer.errors import AttemptFailed, ClientError, Unhealthy
 from consumer.transport import HttpTransport, Request, Response, Transport
+from producer.compression import CompressingTransport
 from producer.health import Health
 from producer.signal import Signal
 
@@ -22,8 +23,10 @@ _PROBE: Final = Request("GET", "/health")
 class GuardedTransport:
     """A Transport that raises Unhealthy, and sends nothing, while the broker is taken for unhealthy."""
 
-    def __init__(self, transport: Transport, health: Health) -> None:
+    def __init__(self, transport: Transport, health: Health, *, compress_bytes_min: int | None = None) -> None:
         self.health = health
+        self.compressing: Transport = CompressingTransport(self, compress_bytes_min)
+        """The same for requests that a broker of ours answers: their bodies may be compressed."""
         self.streams = True
         """Whether connections that last as long as an answer get through; something on the way may hold them back."""
         self._transport = transport

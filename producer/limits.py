@@ -46,6 +46,13 @@ class Limits(RequestLimits):
     chunk_bytes_max: int = 1 * MIB - KIB
     """One chunk as JSON. With the array around it, it still fits the smallest body limit of a broker (1 MiB)."""
 
+    compress_bytes_min: int | None = 16 * KIB
+    """Request bodies of the session API from here on travel compressed; None: none do. Of text, zstd and gzip leave a
+    third, of small deltas a tenth. From 16 KiB on, what that costs both sides in processor time is within the noise of
+    what they do anyway, and over 10 Mbit/s batches of 64 KiB and 256 KiB take half as long; below, it costs a broker
+    a tenth more and a round trip hides what it saves (`benchmarks.compression`). Batches of a running answer are
+    hundreds of bytes; what gets this large is catching up, and pasted or attached."""
+
     deadline_s: float | None = 60.0
     """A broker's restart takes seconds; a machine's takes a minute, and what is being written cannot be read again."""
     flush_timeout_s: float = 60.0

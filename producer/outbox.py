@@ -72,7 +72,7 @@ class Outbox:
         """Rings when a delivery has got on, or is over."""
         self._network = Network(
             transport,
-            Control(transport, patient),
+            Control(transport.compressing, patient),
             patient,
             Pace(limits.catch_up_bytes_per_s, limits.catch_up_bytes_per_s),
             anyio.CapacityLimiter(limits.catch_up_generations_max),

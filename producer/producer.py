@@ -91,8 +91,12 @@ class Producer:
         self._limits = limits or Limits()
         self._health = Health(self._limits)
         self._counted = Metrics()
-        self._transport = GuardedTransport(transport or _http(url, self._limits, headers, params), self._health)
-        self._control = Control(self._transport, self._limits)
+        self._transport = GuardedTransport(
+            transport or _http(url, self._limits, headers, params),
+            self._health,
+            compress_bytes_min=self._limits.compress_bytes_min,
+        )
+        self._control = Control(self._transport.compressing, self._limits)
         self._settlements = None if settle is None else Settlements(settle, self._control, self._limits, self._counted)
         self._outbox = None if spool is None else self._make_outbox(Path(spool), settle)
         self._stack = AsyncExitStack()

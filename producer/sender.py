@@ -41,7 +41,7 @@ class Sender(Pipeline[Receipt]):
         self._transport = transport
         self._place = place
         self._mode = mode
-        self._posts = PostUpload(transport, place)
+        self._posts = PostUpload(transport.compressing, place)
         self._stream = self._streaming() if streams else None
         self.told_status = Status.COMPLETE
         """How it ends, once that was told: complete, if an earlier process has."""
