@@ -5,6 +5,7 @@ It is the model that the producer is judged by: `log` holds what a reader would 
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -138,7 +139,11 @@ class ModelBroker:
 
     def _faulty(self, handle: Callable[[Request, bytes], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
+            coding = request.headers.get("content-encoding")
+            if coding not in (None, "gzip"):  # one coding is enough for a model
+                return problem(415, "UNSUPPORTED_CODING", headers={"accept-encoding": "gzip"})
             body = await request.body()
+            body = gzip.decompress(body) if coding else body
             self.requests.append((request.method, request.url.path, body))
             if "producer-seq" in request.headers:
                 self.seqs.append((verb_of(request), int(request.headers["producer-seq"]), body))
