@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from consumer.limits import Limits
     from consumer.offsets import FileOffsets, MemoryOffsets, OffsetStore, SqliteOffsets
     from consumer.reader import Reader, Snapshot
-    from consumer.recents import Recents, RecentsChange, SessionSummary
+    from consumer.recents import Recents, RecentsChange
+    from consumer.session_list import SessionSummary
     from consumer.view import Sent, SessionView
 
 __all__ = [
@@ -74,7 +75,7 @@ _HOMES = {
     "Recents": "recents",
     "RecentsChange": "recents",
     "Sent": "view",
-    "SessionSummary": "recents",
+    "SessionSummary": "session_list",
     "SessionView": "view",
     "Snapshot": "reader",
     "SqliteOffsets": "offsets",

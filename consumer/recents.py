@@ -5,40 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import anyio
-import msgspec
 
-from consumer.address import with_query
 from consumer.client import Client
-from consumer.errors import AttemptFailed, BadAnswer, Gone
 from consumer.limits import Limits
+from consumer.session_list import Break, Moved, Page, SessionSummary, SessionTail, page_request
 from consumer.steps import Steps
-from consumer.transport import EventConnection, Request
+from consumer.transport import Request
 from consumer.values import Values
 
-__all__ = ["Recents", "RecentsChange", "SessionSummary"]
+__all__ = ["Recents", "RecentsChange"]
 
-_LIST: Final = "/v1/sessions"
-_SESSION: Final = "session"
 _PAGE_MAX: Final = 500
 """Sessions in one page: more are refused by a broker."""
-
-
-class SessionSummary(msgspec.Struct, rename="camel", frozen=True):
-    """One session as the list has it; times are RFC 3339, to the millisecond."""
-
-    session_id: str
-    created_at: str
-    last_activity_at: str
-    status: str
-    """`streaming` while an answer is running, else `idle`."""
-    offset: str
-    """Where its stream ended at that time."""
-    generations: list[dict[str, Any]] = []
-    """Those that are open."""
-    metadata: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +29,7 @@ class RecentsChange:
     sessions: list[SessionSummary]
     """Those that are new or changed, the newest first."""
     removed: list[str]
-    """The ids of those that are there no more."""
-
-
-class _Page(msgspec.Struct):
-    sessions: list[SessionSummary]
-    next: str | None
-    cursor: str
-
-
-class _Told(msgspec.Struct, rename="camel"):
-    """As much of an event as says what it is."""
-
-    session_id: str
-    deleted: bool = False
+    """The ids of those that are there no more; of sessions that were never in this list nothing is told."""
 
 
 class Recents:
@@ -87,16 +55,15 @@ class Recents:
         self._sessions: dict[str, SessionSummary] = {}  # by id, the newest last
         self._after: str | None = None
         self._removed: set[str] = set()  # since `more` asked: its page may be of the time before
-        self._cursor = ""
-        self._connection: EventConnection | None = None
+        self._tail = SessionTail(self._client)
         self._polling_until_s = 0.0
         self._first_event_s_max = self._limits.first_event_s_max
-        self._steps = Steps(self._attempt, self._drop, self._limits)
+        self._steps = Steps(self._attempt, self._tail.drop, self._limits)
         self._is_followed = False
 
     async def __aenter__(self) -> Self:
         try:
-            self._renew(await self._client.ask(self._first_page(), _Page))
+            self._renew(await self._client.ask(self._first_page(), Page))
         except BaseException:
             await self._client.aclose()
             raise
@@ -126,7 +93,7 @@ class Recents:
         if after is None or not self.has_more:
             return []
         self._removed = set()
-        page = await self._client.ask(_page_request(self._limit, after), _Page)
+        page = await self._client.ask(page_request(self._limit, after), Page)
         if self._after != after:
             return []
         self._after = page.next
@@ -152,7 +119,7 @@ class Recents:
                     yield change
         finally:
             self._is_followed = False
-            await self._drop()
+            await self._tail.drop()
 
     async def reconnect(self) -> None:
         """Give up every connection and ask again at once: see `Reader.reconnect`."""
@@ -163,15 +130,15 @@ class Recents:
 
     def _first_page(self) -> Request:
         """As much as was known, or as was asked for."""
-        return _page_request(max(self._limit, min(len(self._sessions), _PAGE_MAX)), None)
+        return page_request(max(self._limit, min(len(self._sessions), _PAGE_MAX)), None)
 
     async def _load(self) -> RecentsChange:
         """Read the list anew; how it differs from what was known."""
-        return self._renew(await self._client.ask_once(self._first_page(), _Page))
+        return self._renew(await self._client.ask_once(self._first_page(), Page))
 
-    def _renew(self, page: _Page) -> RecentsChange:
+    def _renew(self, page: Page) -> RecentsChange:
         known, self._sessions = self._sessions, {found.session_id: found for found in reversed(page.sessions)}
-        self._after, self._cursor = page.next, page.cursor
+        self._after, self._tail.cursor = page.next, page.cursor
         return RecentsChange(
             [found for found in page.sessions if known.get(found.session_id) != found],
             [session_id for session_id in known if session_id not in self._sessions],
@@ -181,48 +148,15 @@ class Recents:
 
     async def _attempt(self) -> RecentsChange | None:
         """The next change; None if there was none yet, and it is worth asking again at once."""
-        if self._connection is None and anyio.current_time() < self._polling_until_s:
+        if not self._tail.is_connected and anyio.current_time() < self._polling_until_s:
             await anyio.sleep(self._limits.polling_wait_s)
             return await self._load()
-        try:
-            connection = self._connection or await self._connect()
-        except Gone:
+        moved = await self._tail.step(self._first_event_s_max)
+        if moved is Break.FORGOTTEN:
             return await self._load()
-        return await self._look_past() if connection is None else await self._next_live(connection)
-
-    async def _connect(self) -> EventConnection | None:
-        """A live connection that has said something; None if it did not in time."""
-        target = with_query(_LIST, {"live": "sse", "cursor": self._cursor})
-        with anyio.move_on_after(self._first_event_s_max):
-            connection = await self._client.transport.connect(
-                Request("GET", target, silence_s_max=self._limits.silence_s_max)
-            )
-            try:
-                await connection.hear()
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await connection.aclose()
-                raise
-            self._connection = connection
-            return connection
-        return None
-
-    async def _next_live(self, connection: EventConnection) -> RecentsChange | None:
-        failure = AttemptFailed("the live connection ended at once")
-        try:
-            while (event := await connection.next_event()) is not None:
-                if event.event == _SESSION:
-                    connection.batch_taken()
-                    connection.is_useful = True
-                    return self._take(event.id, event.data)
-        except AttemptFailed as error:
-            failure = error
-        await self._drop()
-        if connection.fell_silent:
+        if moved is Break.SILENT:
             return await self._look_past()
-        if connection.is_useful or connection.age_s >= self._limits.life_s_min:
-            return None
-        raise failure
+        return None if moved is None else self._take(moved)
 
     async def _look_past(self) -> RecentsChange:
         """After silence: whether the list changed meanwhile. If it did, something on the way holds events back."""
@@ -233,29 +167,15 @@ class Recents:
             self._first_event_s_max = min(2 * self._first_event_s_max, self._limits.silence_s_max)
         return change
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.aclose()
-
-    def _take(self, cursor: str, data: str) -> RecentsChange:
-        try:
-            told = msgspec.json.decode(data, type=_Told)
-            found = None if told.deleted else msgspec.json.decode(data, type=SessionSummary)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise BadAnswer(f"not a session of the list: {error}") from error
-        self._cursor = cursor
-        known = self._sessions.pop(told.session_id, None)
-        if found is None:
-            self._removed.add(told.session_id)
-            return RecentsChange([], [told.session_id] if known is not None else [])
-        self._sessions[told.session_id] = found
+    def _take(self, moved: Moved) -> RecentsChange:
+        session_id = moved if isinstance(moved, str) else moved.session_id
+        known = self._sessions.pop(session_id, None)
+        if isinstance(moved, str):
+            self._removed.add(moved)
+            return RecentsChange([], [moved] if known is not None else [])
+        self._sessions[session_id] = moved
         if len(self._sessions) <= self._limits.sessions_max:
-            return RecentsChange([found], [])
+            return RecentsChange([moved], [])
         oldest = next(iter(self._sessions))
         del self._sessions[oldest]
-        return RecentsChange([found], [oldest])
-
-
-def _page_request(limit: int, after: str | None) -> Request:
-    return Request("GET", with_query(_LIST, {"limit": str(limit), "after": after}))
+        return RecentsChange([moved], [oldest])

@@ -17,8 +17,8 @@ from consumer.materialize.queue import Queue
 from consumer.materialize.rows import Change, message_row
 from consumer.materialize.sink import Sink, SinkUnavailable, Stored
 from consumer.reader import Reader, Texts
-from consumer.recents import SessionSummary
 from consumer.session import BadSessionState, SessionFold
+from consumer.session_list import SessionSummary
 from consumer.wire import OFFSET_START, SESSION_PATH_PREFIX, Code, Status
 
 __all__ = ["Materializing"]

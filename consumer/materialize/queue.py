@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from consumer.recents import SessionSummary
+from consumer.session_list import SessionSummary
 
 __all__ = ["Queue"]
 

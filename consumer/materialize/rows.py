@@ -9,8 +9,8 @@ import msgspec
 
 from consumer.fold import ui_message
 from consumer.plain import JSON, encode
-from consumer.recents import SessionSummary
 from consumer.session import SessionFold
+from consumer.session_list import SessionSummary
 from consumer.wire import ENDED
 
 __all__ = ["Change", "MessageRow", "message_row"]

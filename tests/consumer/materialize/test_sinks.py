@@ -10,8 +10,8 @@ from consumer.materialize.postgres import PostgresSink
 from consumer.materialize.rows import Change, message_row
 from consumer.materialize.schema import MIGRATIONS, Migration
 from consumer.materialize.sink import Fenced, Sink, SinkRefused, SinkUnavailable, WrongSchema
-from consumer.recents import SessionSummary
 from consumer.session import SessionFold
+from consumer.session_list import SessionSummary
 from tests.consumer.materialize.databases import Database, PostgresDatabase, kept
 from tests.consumer.records import answer, whole
 
