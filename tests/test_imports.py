@@ -57,7 +57,12 @@ WALLS = [
         ours=("broker", "consumer.wire", "consumer.archive", "consumer.fold", "consumer.session", "consumer.plain"),
         doors=("broker.cli", "broker.terminal", "broker.demo", "broker.doctor.command"),
     ),
-    Wall("producer", ours=("producer", "consumer.wire", *CLIENT_BASE), others=(*CLIENT_LIBRARIES, "h11", "websockets")),
+    Wall(
+        "producer",
+        ours=("producer", "consumer.wire", *CLIENT_BASE),
+        # zstd is in the standard library from Python 3.14 on, and does without where it is not.
+        others=(*CLIENT_LIBRARIES, "h11", "websockets", "backports.zstd", "compression.zstd"),
+    ),
     Wall("consumer", ours=("consumer",), others=CLIENT_LIBRARIES, doors=("consumer.materialize.postgres",)),
     Wall("consumer.wire", ours=(), others=("msgspec",)),
     Wall("consumer.errors", ours=("consumer.wire",), others=()),
