@@ -66,7 +66,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
 
 
 @pytest.fixture(scope="session")
-def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    """A Kafka of three nodes, for the tests that kill some. They leave it whole."""
+def _three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     with KafkaCluster(tmp_path_factory.mktemp("three-nodes"), nodes=3, sites=3) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def three_nodes(_three_nodes: KafkaCluster) -> KafkaCluster:
+    """A Kafka of three nodes, for the tests that kill some. They leave it whole, unless they fail."""
+    _three_nodes.start_missing()
+    return _three_nodes
