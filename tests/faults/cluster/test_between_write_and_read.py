@@ -35,6 +35,7 @@ async def text(node: Broker) -> str:
     return "" if answer is None else answer.text
 
 
+@pytest.mark.timeout(180)  # it may be the first to need Kafka
 @pytest.mark.parametrize("producer", [PRODUCER, {}], ids=["by a producer", "by nobody"])
 async def test_node_killed_after_kafka_took_its_record_and_before_it_knew_finds_it_done_once(
     producer: Mapping[str, str], tmp_path: Path, kafka: KafkaCluster
