@@ -34,6 +34,7 @@ PATIENCE_S = 5.0
 
 LINE_BYTES_MIN, LINE_BYTES_MAX = 2_000, 200_000
 """What a bad line carries before it breaks: some requests, or some hundreds."""
+LINE_BYTES_WHOLE = 1 << 40
 
 
 @pytest.fixture
@@ -76,12 +77,19 @@ async def test_producers_that_pipeline_through_all_nodes_over_bad_lines_double_a
     """KF14: batches overtake each other, are refused as gaps, unanswered or cut off, and come again anywhere."""
     nodes = Nodes(tmp_path, three_nodes, env=SHORT_LIVES)
     async with AsyncExitStack() as lines:
-        ports = []
-        for port in nodes.ports:
-            line = Cutter(port, random.Random(f"{seed}/{port}"), LINE_BYTES_MIN, LINE_BYTES_MAX)
+        bad = [Cutter(port, random.Random(f"{seed}/{port}"), LINE_BYTES_MIN, LINE_BYTES_MAX) for port in nodes.ports]
+        for line in bad:
             await lines.enter_async_context(line.serving())
-            ports.append(line.port)
-        await weathered(nodes, (leader_killed, node_paused, leader_killed), seed, ports)
+
+        async def lines_mended(_nodes: Nodes, _chance: random.Random) -> None:
+            """Else no stream could be looked at that is longer than what a line carries."""
+            for line in bad:
+                line.bytes_range = (LINE_BYTES_WHOLE, LINE_BYTES_WHOLE)
+                line.cut_all()
+
+        disasters = (leader_killed, node_paused, leader_killed, lines_mended)
+        await weathered(nodes, disasters, seed, [line.port for line in bad])
+        assert all(line.cuts for line in bad)
 
 
 async def weathered(nodes: Nodes, disasters: tuple[Disaster, ...], seed: str, ports: Sequence[int] = ()) -> None:
