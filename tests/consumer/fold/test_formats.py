@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from consumer.fold import BadMessage, Fold, fold
-from consumer.fold.ag_ui_tanstack import REPEATED_CHARS_MAX
+from consumer.fold.tanstack_telling import REPEATED_CHARS_MAX
 from consumer.plain import DEPTH_MAX, JSON, encode
 
 
