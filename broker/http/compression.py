@@ -119,8 +119,11 @@ def _weak(tag: bytes) -> bytes:
 
 
 def _confirmed(response: Response, headers: Headers) -> Response:
-    """A 304 has the tag of the 200 that it stands for (RFC 9110, 15.4.5): weak, if that is how the client has it."""
-    held = headers.get(b"if-none-match", b"")
+    """A 304 has the tag of the 200 that it stands for (RFC 9110, 15.4.5): weak, if that is how the client has it.
+
+    Only who asks for a coding has it so from here.
+    """
+    held = headers.get(b"if-none-match", b"") if coding_of(headers.get(b"accept-encoding", b"")) else b""
     told = [
         (name, _weak(value)) if name == b"etag" and _weak(value) in held else (name, value)
         for name, value in response.headers
