@@ -230,10 +230,10 @@ class Partition(Readable):
         self.propose_for(future, entry)
         return future
 
-    def propose_for(self, waiter: Waiter, entry: Entry) -> None:
+    def propose_for(self, waiter: Waiter, entry: Entry, *, looks_ahead: bool = False) -> None:
         """Hand an entry to the journal; `waiter` is told what `propose` returns or raises, perhaps at once.
 
-        Raises EngineStopped; then it hears nothing.
+        With `looks_ahead` always at once where it is certain already. Raises EngineStopped; then it hears nothing.
         """
         if self.failure is not None:
             raise EngineStopped(str(self.failure))
@@ -241,7 +241,7 @@ class Partition(Readable):
         self._proposals.stamp(entry)
         proposal = Proposal(waiter, entry_keys, entry)
         if self._is_alone:
-            answer = self._answer_early(entry, entry_keys) if self._is_doubtful(entry) else None
+            answer = self._answer_early(entry, entry_keys) if looks_ahead or self._is_doubtful(entry) else None
             if answer is not None:
                 waiter.set_result(answer)
                 return

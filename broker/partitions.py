@@ -178,9 +178,9 @@ class Partitions:
         """As `Partition.propose_nowait`, for an entry about a path."""
         return self._for(entry).propose_nowait(entry)
 
-    def propose_for(self, waiter: Waiter, entry: Entry) -> None:
+    def propose_for(self, waiter: Waiter, entry: Entry, *, looks_ahead: bool = False) -> None:
         """As `Partition.propose_for`, for an entry about a path."""
-        self._for(entry).propose_for(waiter, entry)
+        self._for(entry).propose_for(waiter, entry, looks_ahead=looks_ahead)
 
     def has_room(self, entry: Entry) -> bool:
         """As `Partition.has_room`."""

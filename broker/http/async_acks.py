@@ -73,7 +73,8 @@ class AsyncAcks:
         if not self._partition.has_room(entry):
             await self._partition.wait_for_room(entry)
         accepted = _Accepted(self, _key(entry), entry)
-        self._partition.propose_for(accepted, entry)
+        # After a 202 a refusal is a loss: one that can be told, a gap above all, is told.
+        self._partition.propose_for(accepted, entry, looks_ahead=True)
         if accepted.error is not None:
             raise accepted.error
         if accepted.outcome is not None:

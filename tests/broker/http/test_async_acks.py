@@ -49,7 +49,7 @@ def losing(client: Client, monkeypatch: pytest.MonkeyPatch, error: Exception) ->
     """From here on, what is proposed fails after a while."""
     call_soon = asyncio.get_running_loop().call_soon
 
-    def propose_for(waiter: Any, _entry: Entry) -> None:
+    def propose_for(waiter: Any, _entry: Entry, *, looks_ahead: bool) -> None:  # noqa: ARG001 -- as the real one
         call_soon(waiter.set_exception, error)
 
     monkeypatch.setattr(client.app.partition, "propose_for", propose_for)
@@ -226,7 +226,7 @@ async def test_finish_does_not_wait_for_ever(client: Client, monkeypatch: pytest
     monkeypatch.setattr(limits, "FINISH_S", 0.05)
     held: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr(client.app.partition, "propose_for", lambda waiter, _entry: held.append(waiter))
+        patch.setattr(client.app.partition, "propose_for", lambda waiter, _entry, **_: held.append(waiter))
         assert (await chunk(client, 0, **ASYNC)).status == 202
     waited = await finish(client, 1)
     assert (waited.status, waited.code) == (503, Code.UNAVAILABLE)
