@@ -30,6 +30,8 @@ GROWTH_BYTES_MAX: Final = 2 * MIB
 """Of either process, while the second half of many short answers is written."""
 LOOKS: Final = 100
 """How often memory is looked at while one kind of answer is written."""
+PACE_CHUNKS_PER_S: Final = 5_000
+"""At most: a hundred times what a model says. In one burst all of it would be written before the first checkpoint."""
 TEXT: Final = "a token or so, and now and then a longer one. "
 
 
@@ -177,7 +179,7 @@ MEMORY: Final = Scenario(
 async def write(port: int, answers: int, chunks: int) -> None:
     """Write, and tell about LOOKS times what is durable and how much memory that takes here."""
     step = max(1, answers * chunks // LOOKS)
-    durable = 0
+    durable, began_s = 0, anyio.current_time()
     async with Producer(f"http://127.0.0.1:{port}") as producer:
         await producer.create_session("s")
         for number in range(answers):
@@ -186,6 +188,7 @@ async def write(port: int, answers: int, chunks: int) -> None:
                     await generation.write(TEXT)
                     if (durable + n) % step == 0:
                         await generation.flush()
+                        await anyio.sleep_until(began_s + (durable + n) / PACE_CHUNKS_PER_S)
                         look = {"durable": durable + n, "resident": resident_bytes("self")}
                         print(json.dumps(look), flush=True)
             durable += chunks

@@ -102,6 +102,9 @@ CONNECTION_IDLE_S: Final = 75
 DRAIN_S: Final = 10.0
 """From SIGTERM until what is still running is cut off: above BACK_PRESSURE_WAIT_S, below the 30 s of Kubernetes."""
 
+BUFFER_GIVEN_BACK_BYTES: Final = 256 * KIB
+"""Memory for buffers from this size on goes back to the system when it is freed. What most requests need is smaller."""
+
 # -- the partition -----------------------------------------------------------------------------------------------
 IN_FLIGHT_ENTRIES_MAX: Final = 10_000
 """Proposed and not yet applied."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,7 @@ _PROMISES: Final = {
     Durability.MEMORY: "NOTHING survives the end of this process",
 }
 _DEFAULTS: Final = Settings()
+_M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
 
 
 @click.command(context_settings={"auto_envvar_prefix": "STREAMFOLD", "show_default": True})
@@ -373,6 +375,17 @@ def _tune() -> None:
     # A commit is written by a thread. With the default of 5 ms it would, when it comes back from its fsync, wait that
     # long for a busy event loop to hand over the interpreter; much less than this tears the loop away from its work.
     sys.setswitchinterval(0.002)
+    _give_large_buffers_back()
+
+
+def _give_large_buffers_back() -> None:
+    """Have memory of large buffers back with the system as soon as they are freed.
+
+    glibc raises the size from which it does so by itself, up to 32 MiB, each time that it frees a larger one. Then what
+    a snapshot of a long answer took a moment ago stays, between what is small and lives on. Elsewhere nothing happens.
+    """
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, limits.BUFFER_GIVEN_BACK_BYTES)
 
 
 @contextmanager
