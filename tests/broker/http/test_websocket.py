@@ -64,10 +64,12 @@ async def serving(*, fast: bool = True, async_acks: bool = False) -> AsyncIterat
         server.lifespan = config.lifespan_class(config)
         await server.startup()
         port = server.servers[0].sockets[0].getsockname()[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            await client.put(S)
-            yield Served(app, server, client, port)
-        await server.shutdown()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                await client.put(S)
+                yield Served(app, server, client, port)
+        finally:
+            await server.shutdown()
 
 
 @pytest.fixture(params=["fast path", "plain"])
@@ -342,7 +344,7 @@ async def test_client_that_reads_nothing_gets_its_acks_in_the_end(broker: Served
 
 
 async def test_finish_behind_a_lost_batch_is_refused_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(waiter: Any, _entry: Entry) -> None:
+    def refuse(waiter: Any, _entry: Entry, **_: object) -> None:
         asyncio.get_running_loop().call_soon(waiter.set_exception, Unavailable("the disk is full"))
 
     async with serving(async_acks=True) as served, served.upload() as socket:
