@@ -63,6 +63,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._order = 0
         self._steps_left = steps_max
         self._closed = False
+        self._tasks: set[asyncio.Task[Any]] = set()  # those that are not done
         self.errors: list[str] = []
         """What nobody caught."""
 
@@ -106,7 +107,7 @@ class Loop(asyncio.AbstractEventLoop):
         for process in processes:
             process.alive = True
             self.thaw(process)
-        tasks = asyncio.all_tasks(self)
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
 
@@ -161,7 +162,10 @@ class Loop(asyncio.AbstractEventLoop):
     def create_task(  # type: ignore[override]  # eager tasks of later versions are not used
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[T]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)
+        task = asyncio.Task(coro, loop=self, name=name, context=context)
+        self._tasks.add(task)  # a killed process holds its own no more, and the collector would find them pending
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]  # noqa: ARG002 -- as above; threads there are none
         """At once, in this thread."""
