@@ -231,7 +231,7 @@ def _start(topic: KafkaTopic, data_dir: Path, works: Sequence[_Work]) -> Start:
         while not _is_ready(port):
             if time.perf_counter() > begun_s + CATCH_UP_S_MAX:
                 raise Invalid("a new node does not get ready")
-            time.sleep(0.01)
+            time.sleep(0.01)  # it asks until the node is ready; a start is told in steps of this
         start = Start(time.perf_counter() - begun_s, node.cpu_s())
         for work in works:
             work.workload.audit(port, work.acknowledged)

@@ -94,7 +94,7 @@ def _stored(streams: int) -> Path:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(_create(port, streams))
-            time.sleep(3)  # three times as long as a checkpoint may let wait
+            time.sleep(3)  # for a checkpoint, which begins after 1 s, so that a start has all from the store
         making.rename(folder)
     return folder / "data"
 
@@ -134,7 +134,7 @@ def _until_ready(port: int) -> None:
                 return
         finally:
             connection.close()
-        time.sleep(0.005)
+        time.sleep(0.005)  # it asks until the broker is ready; a start is told in steps of this
     raise Invalid(f"not ready after {START_S_MAX:g} s")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -29,7 +30,7 @@ CONNECT_S_MAX: Final = 30.0
 _SEQ: Final = re.compile(rb'"seq":(\d+)')
 
 
-class _Writer(asyncio.Protocol):
+class _Writer(asyncio.Protocol, ABC):
     """One answer over one connection. `latencies` gets what is acknowledged."""
 
     def __init__(self, target: str, load: Load) -> None:
@@ -62,9 +63,9 @@ class _Writer(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(data)
 
+    @abstractmethod
     def token(self, due_s: float) -> None:
         """Send one token, or keep it until it may go."""
-        raise NotImplementedError
 
     def acknowledged(self, count: int) -> None:
         """The oldest so many tokens are durable."""
@@ -129,8 +130,9 @@ class _StreamedWriter(_Writer):
         self.send(self._seq)
         self._seq += 1
 
+    @abstractmethod
     def send(self, seq: int) -> None:
-        raise NotImplementedError
+        """Send one token as the batch `seq`."""
 
     def data_received(self, data: bytes) -> None:
         if b'"error"' in data or (not self._acked and data.startswith(b"HTTP/1.1 4")):

@@ -261,7 +261,7 @@ class SessionView:
             try:
                 sending.settle((await self._reader.client.ask(request, _Posted)).offset)
             except Exception:
-                # Lost answers do not matter once the log has told of the message: then it is there.
+                # Whatever went wrong with the answer does not matter once the log has told of the message: it is there.
                 if sending.offset is None:
                     raise
 

@@ -19,7 +19,7 @@ from broker.snapshot.folder import Folder
 def chunks():
     yield b"half"
     print("half", flush=True)
-    time.sleep(60)
+    time.sleep(60)  # it is killed long before
 
 Folder(Path(sys.argv[1])).write("a", chunks())
 """
