@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 from benchmarks.stopwatch import Stage
 from benchmarks.workload import Batches, batch
 from broker import App, Settings, create_app
-from broker.http.fast_path import AppendProtocol, protocol
+from broker.http.fast_path import AppendProtocol
+from broker.http.fast_reads import protocol
 from consumer.session import SessionFold
 
 CONNECTIONS: Final = 32
@@ -61,6 +62,15 @@ class Transport:
         """One answer. Raises RuntimeError for a refusal: then something else is measured."""
         if data[9:10] != b"2":
             raise RuntimeError(data.decode(errors="replace"))
+        self.count()
+
+    def want(self, answers: int) -> None:
+        """Have `enough` set when so many more have come."""
+        self.wanted = self.answers + answers
+        self.enough.clear()
+
+    def count(self) -> None:
+        """One more."""
         self.answers += 1
         if self.answers == self.wanted:
             self.enough.set()
@@ -70,6 +80,15 @@ class Transport:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+class EventTransport(Transport):
+    """The same for events."""
+
+    def write(self, data: bytes) -> None:
+        """The head of a response, or an event."""
+        if b"event: control" in data:
+            self.count()
 
 
 class Client:
@@ -119,6 +138,20 @@ async def opened(folder: Path) -> AsyncGenerator[App]:
         yield app
 
 
+def _connected(app: App, transport: Transport, count: int) -> list[AppendProtocol]:
+    """So many connections to a broker, all with the same transport."""
+    config = uvicorn.Config(app, http=protocol(app.fast_appends, app.fast_reads), access_log=False, log_config=None)
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+    connections: list[AppendProtocol] = []
+    for _ in range(count):
+        connection = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]  # typed as asyncio's
+        connection.connection_made(transport)  # type: ignore[arg-type]  # all of a transport that is asked for
+        connections.append(connection)  # type: ignore[arg-type]  # it is what `protocol` made
+    return connections
+
+
 # -- append ------------------------------------------------------------------------------------------------------------
 
 
@@ -127,25 +160,17 @@ async def append(folder: Path) -> AsyncGenerator[Round]:
     """CONNECTIONS appends, all on their way at the same time, until every one is durable and answered."""
     async with opened(folder) as app:
         client, transport = Client(app), Transport()
-        config = uvicorn.Config(app, http=protocol(app.fast_appends), access_log=False, log_config=None)
-        config.load()
-        state = ServerState()
-        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
-        connections: list[AppendProtocol] = []
         batches = [Batches(f"/v1/stream/profile/{n}", CHUNKS) for n in range(CONNECTIONS)]
         for load in batches:
             await client.call("PUT", load.target)
-            connection = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]  # typed as asyncio's
-            connection.connection_made(transport)  # type: ignore[arg-type]  # all of a transport that is asked for
-            connections.append(connection)  # type: ignore[arg-type]  # it is what `protocol` made
+        connections = _connected(app, transport, CONNECTIONS)
         number = 0
 
         async def round_() -> int:
             nonlocal number
             number += 1
             requests = [b"".join(load.request(number)) for load in batches]
-            transport.wanted = transport.answers + CONNECTIONS
-            transport.enough.clear()
+            transport.want(CONNECTIONS)
             for connection, request in zip(connections, requests, strict=True):
                 connection.data_received(request)
             await transport.enough.wait()
@@ -245,44 +270,32 @@ _PAGE: Final = (
 async def fan_out(folder: Path, readers: int = READERS) -> AsyncGenerator[Round]:
     """One append of one chunk to a stream with `readers` live readers, until each was sent its event."""
     async with opened(folder) as app:
-        client, path = Client(app), "/v1/stream/live"
+        client, transport, path = Client(app), EventTransport(), "/v1/stream/live"
         await client.call("PUT", path)
-        told, wanted, enough, over = 0, readers, asyncio.Event(), asyncio.Event()
-
-        async def receive() -> dict[str, Any]:
-            await over.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            nonlocal told
-            if message.get("body"):
-                told += 1
-                if told == wanted:
-                    enough.set()
-
-        scope = Client.scope("GET", path, b"offset=-1&live=sse", 0, {})
-        reading = [asyncio.create_task(app(scope, receive, send)) for _ in range(readers)]
-        await enough.wait()
+        connections = _connected(app, transport, readers)
+        transport.want(readers)
+        for connection in connections:
+            connection.data_received(b"GET /v1/stream/live?offset=-1&live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await transport.enough.wait()
 
         async def round_() -> int:
-            nonlocal wanted
-            wanted += readers
-            enough.clear()
+            transport.want(readers)
             await client.call("POST", path, batch(0, 1))
-            await enough.wait()
+            await transport.enough.wait()
             return readers
 
         yield round_
-        over.set()
-        await asyncio.gather(*reading)
+        for connection in connections:
+            connection.connection_lost(None)
 
 
 _FAN_OUT: Final = (
     Stage("wake them", ("broker.watches:Watches.wake",)),
     Stage("read the tail", ("broker.tail:Tail.read",)),
     Stage("the event, encoded once", ("broker.http.sse:data_frame",)),
-    Stage("find it for each reader", ("broker.http.reads:Reads._frame",)),
-    Stage("the control event of each", ("broker.http.sse:control_frame",)),
+    Stage("find it for each reader", ("broker.http.following:Feed.event",)),
+    Stage("the control event", ("broker.http.sse:control_frame",)),
+    Stage("look, tell, write: each reader", ("broker.http.fast_reads:LiveReader.wake",)),
 )
 
 # -- fold --------------------------------------------------------------------------------------------------------------

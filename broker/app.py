@@ -16,10 +16,11 @@ from broker.http.bodies import Bodies
 from broker.http.compression import Compression
 from broker.http.endpoint import Endpoint
 from broker.http.fast_path import FastAppends
+from broker.http.fast_reads import FastReads
 from broker.http.framework import Framework
 from broker.http.freshness import fresh
+from broker.http.live_readers import LiveReaders
 from broker.http.ndjson import NdjsonEndpoint
-from broker.http.reads import LiveReaders
 from broker.http.request import Receive, Request, Scope, raw_path_of
 from broker.http.response import Send
 from broker.http.session_api import SessionApi
@@ -82,6 +83,7 @@ class App:
         sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks, traffic)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         catch_up = self.partition.catch_up
+        fresh_streams = fresh(streams.respond, catch_up, lambda request: self.partition.of(request.path).catch_up())
         compression = Compression()
         self._apis = (
             # before all streams
@@ -93,7 +95,7 @@ class App:
             ),
             Endpoint(
                 stream_api.PREFIX,
-                fresh(streams.respond, catch_up, lambda request: self.partition.of(request.path).catch_up()),
+                fresh_streams,
                 traffic,
                 live_s_max=stream_api.live_s_max(settings),
                 compression=compression,
@@ -117,6 +119,7 @@ class App:
         self._ndjson = NdjsonEndpoint(uploads, bodies)
         self._websocket = WebSocketEndpoint(uploads, bodies)
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
+        self.fast_reads = FastReads(fresh_streams, traffic)
         self._others = Framework(
             routes=[
                 *status.routes(self.partition, metrics.exposition, CONTENT_TYPE),

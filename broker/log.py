@@ -60,6 +60,11 @@ class Log:
                     break
         return join(run) if run else None
 
+    def newest(self, path: str, life: int, position: int, bytes_max: int) -> Page | None:
+        """The same of what a tail has; None says nothing."""
+        tail = self._tails.get((path, life))
+        return tail.read(position, bytes_max) if tail is not None and tail.holds(position) else None
+
     def freeze(self) -> Frozen:
         """The pages that no checkpoint has in hand yet; from here on one has."""
         frozen = [(life, self._tails[life], self._tails[life].freeze()) for life in self._fresh]

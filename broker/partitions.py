@@ -22,6 +22,7 @@ from broker.core.state import Generation, Session, Stream
 from broker.log import Log
 from broker.partition import Partition, Subscribers, Waiter
 from broker.store import Snapshot
+from broker.watches import Watcher
 
 _OF_A_SUBSCRIPTION = frozenset(
     {
@@ -229,6 +230,18 @@ class Partitions:
     async def wait(self, path: str, incarnation: int, position: int, timeout_s: float) -> None:
         """As `Partition.wait`."""
         await self.of(path).wait(path, incarnation, position, timeout_s)
+
+    def newest(self, path: str, incarnation: int, position: int, bytes_max: int) -> tuple[Stream, Page | None] | None:
+        """As `Partition.newest`."""
+        return self.of(path).newest(path, incarnation, position, bytes_max)
+
+    def watch(self, path: str, watcher: Watcher) -> None:
+        """As `Partition.watch`."""
+        self.of(path).watch(path, watcher)
+
+    def unwatch(self, path: str, watcher: Watcher) -> None:
+        """As `Partition.unwatch`."""
+        self.of(path).unwatch(path, watcher)
 
     async def settle(self, path: str) -> None:
         """As `Partition.settle`."""

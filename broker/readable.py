@@ -22,6 +22,7 @@ from broker.core.state import (
 )
 from broker.errors import EngineStopped
 from broker.store import Snapshot, Store
+from broker.watches import Watcher
 from consumer.wire import ENDED
 
 
@@ -137,6 +138,29 @@ class Readable(Applied):
         if stream.deadline_ms is not None:
             timeout_s = min(timeout_s, (stream.deadline_ms - self.now_ms()) / 1000 + 0.001)
         await self._watches.wait(stream_key(path), timeout_s)
+
+    def newest(self, path: str, incarnation: int, position: int, bytes_max: int) -> tuple[Stream, Page | None] | None:
+        """What `stream` and `read` would find now, of a stream without a deadline, if all of it is in memory.
+
+        None says nothing: ask those.
+        """
+        row = self._rows.held.get(stream_key(path))
+        if self.failure is not None or not isinstance(row, Stream):
+            return None
+        if row.incarnation != incarnation or row.deleted or row.deadline_ms is not None:
+            return None
+        if position >= row.tail:
+            return row, None
+        page = self._log.newest(path, incarnation, position, bytes_max)
+        return None if page is None else (row, page)
+
+    def watch(self, path: str, watcher: Watcher) -> None:
+        """Wake it after every change of the stream, and on drain, until `unwatch`."""
+        self._watches.add(stream_key(path), watcher)
+
+    def unwatch(self, path: str, watcher: Watcher) -> None:
+        """Wake it no more."""
+        self._watches.remove(stream_key(path), watcher)
 
     async def overdue(self, limit: int) -> list[tuple[str, int]]:
         """Streams whose deadline has passed, (path, incarnation): stored ones and those only in memory.

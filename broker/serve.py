@@ -22,7 +22,7 @@ from broker import limits
 from broker.app import App, create_app
 from broker.errors import Damaged, StartError
 from broker.http.admin import switch
-from broker.http.fast_path import protocol
+from broker.http.fast_reads import protocol
 from broker.settings import ENGINES, Engine, Settings
 from consumer.wire import Durability
 
@@ -158,7 +158,7 @@ _M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
     "--fast-path/--no-fast-path",
     default=_DEFAULTS.fast_path,
     envvar="STREAMFOLD_FAST_PATH",
-    help="Answer plain appends without an ASGI task.",
+    help="Answer plain appends, and readers over SSE, without an ASGI task.",
 )
 @click.option(
     "--async-acks",
@@ -285,7 +285,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol(app.fast_appends) if settings.fast_path else "httptools",
+                http=protocol(app.fast_appends, app.fast_reads) if settings.fast_path else "httptools",
                 ws="websockets-sansio",
                 ws_max_size=settings.body_bytes_max + limits.FRAME_BYTES,
                 # A client may ask for it, and each that does would hold some hundred KiB of window here.

@@ -5,8 +5,8 @@ else. Here the bytes of a request lead to an entry in the parser's own call, and
 the future's. Anything unusual goes the usual way: another method or path, a large body, `Expect`, an upgrade, a
 connection that does not take its answers, a broker without room.
 
-`protocol` is for uvicorn's `http` setting. Entries and answers are made by the functions of `streams`, and a test holds
-the two ways to the same answers.
+`fast_reads` has what goes into uvicorn's `http` setting. Entries and answers are made by the functions of `streams`,
+and a test holds the two ways to the same answers.
 """
 
 from __future__ import annotations
@@ -258,8 +258,3 @@ class AppendProtocol(HttpToolsProtocol):
         if not append.keep_alive:
             self.transport.close()
         self.on_response_complete()
-
-
-def protocol(appends: FastAppends) -> type[AppendProtocol]:
-    """The class for uvicorn's `http` setting."""
-    return type("Protocol", (AppendProtocol,), {"appends": appends})

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import msgspec
 
-from broker import limits
 from broker.core.offset import InvalidOffset
-from broker.core.page import Page, before
 from broker.core.state import Stream
-from broker.errors import Overloaded, Unavailable
 from broker.http import caching, sse
+from broker.http.following import Feed, Followed, Follower, wait_for_more
+from broker.http.live_readers import LiveReaders
+from broker.http.looks import Look, Looks, body_of
 from broker.http.problems import BadRequest
 from broker.http.request import Request, parameters_of
 from broker.http.response import NO_BODY, Header, LiveResponse, Response
@@ -39,55 +38,10 @@ SSE_HEADERS: Final[list[Header]] = [
 ]
 
 
-class Look(msgspec.Struct, frozen=True, gc=False):
-    """What one look at a stream from `start` saw: `page`, or nothing yet, and the stream as it was after that."""
-
-    stream: Stream
-    start: int
-    page: Page | None
-
-    @property
-    def end(self) -> int:
-        """Where a reader stands that has taken it."""
-        return self.start if self.page is None else self.page.end
-
-    @property
-    def up_to_date(self) -> bool:
-        """Whether there was nothing more."""
-        return self.end >= self.stream.tail
-
-    @property
-    def at_eof(self) -> bool:
-        """Whether there never will be."""
-        return self.stream.closed and self.up_to_date
-
-
 class Pending(msgspec.Struct, frozen=True):
     """A response that has yet to come: whoever has it awaits it, or closes it when nobody wants it any more."""
 
     response: Coroutine[Any, Any, Response]
-
-
-class LiveReaders:
-    """How many wait right now, by mode; bounded together."""
-
-    def __init__(self, readers_max: int) -> None:
-        self._readers_max = readers_max
-        self.counts = {"long-poll": 0, "sse": 0, "ui-stream": 0}
-
-    def require_room(self) -> None:
-        """Raise Overloaded when there is room for no other."""
-        if sum(self.counts.values()) >= self._readers_max:
-            raise Overloaded(f"{self._readers_max} readers are live")
-
-    @contextmanager
-    def counted(self, mode: str) -> Iterator[None]:
-        """One more for as long as this lasts."""
-        self.counts[mode] += 1
-        try:
-            yield
-        finally:
-            self.counts[mode] -= 1
 
 
 class Reads:
@@ -96,12 +50,13 @@ class Reads:
     def __init__(self, partition: Partitioned, settings: Settings, live: LiveReaders) -> None:
         self._partition = partition
         self._settings = settings
-        self._frames = sse.FrameCache(limits.SSE_CACHE_BYTES)
         self._live = live
+        self._looks = Looks(partition)
+        self._feed = Feed(partition, settings, self._looks, live)
 
     async def head(self, request: Request) -> Response:
         """PROTOCOL.md 5.5. Renews no TTL. Raises BadRequest."""
-        stream = await self._stream(request.path)
+        stream = await self._looks.stream(request.path)
         headers: list[Header] = [
             (b"content-type", stream.content_type.encode()),
             (b"stream-next-offset", stream.offset(stream.tail).encode()),
@@ -127,7 +82,7 @@ class Reads:
             offset = seen.decode("latin-1")
         if mode is not None and offset is None:
             raise BadRequest(Code.INVALID_OFFSET, "a live read needs an offset")
-        stream = await self._stream(request.path)
+        stream = await self._looks.stream(request.path)
         start = position_of(offset, stream)
         self._partition.touch(request.path, stream)
         if mode is None:
@@ -140,35 +95,15 @@ class Reads:
         headers = list(SSE_HEADERS)
         if not sse.is_text(stream.content_type):
             headers.append((b"stream-sse-data-encoding", b"base64"))
-        return LiveResponse(headers, self._events(request.path, stream, start, cursor))
-
-    async def _stream(self, path: str) -> Stream:
-        stream = await self._partition.stream(path)
-        if stream is None:
-            raise BadRequest(Code.STREAM_NOT_FOUND)
-        if stream.deleted:
-            raise BadRequest(Code.STREAM_GONE)
-        return stream
-
-    async def _look(self, path: str, incarnation: int, start: int) -> Look:
-        """What lies behind `start` now. Whether that is all is judged after the read, when the answer is built."""
-        stream = await self._stream(path)
-        page = None
-        if stream.incarnation == incarnation and start < stream.tail:
-            page = await self._partition.read(path, stream, start, limits.READ_BYTES_MAX)
-            stream = await self._stream(path)
-        if stream.incarnation != incarnation:
-            raise BadRequest(Code.OFFSET_GONE, "the stream was deleted and created anew")
-        if page is None and start < stream.tail:
-            raise Unavailable("what was stored could not be read just now")
-        return Look(stream, start, page)
+        follower = Follower(self._feed, request.path, stream, start, cursor)
+        return Followed(headers, follower.events(), follower)
 
     # -- catch-up ----------------------------------------------------------------------------------------------------
 
     async def _catch_up(self, request: Request, stream: Stream, start: int, *, now: bool) -> Response:
         if now:  # the tail at this moment: nobody may keep that (PROTOCOL.md 8)
             return _page_response(Look(stream, start, None), [caching.NO_STORE])
-        look = await self._look(request.path, stream.incarnation, start)
+        look = await self._looks.at(request.path, stream.incarnation, start)
         tag = caching.etag(look.stream, start, look.end, closed=look.at_eof)
         kept = self._kept(request, look)
         if caching.matches(request.headers.get(b"if-none-match"), tag):
@@ -178,7 +113,7 @@ class Reads:
     # -- long-poll ---------------------------------------------------------------------------------------------------
 
     async def _long_poll(self, request: Request, stream: Stream, start: int, cursor: int) -> Response | Pending:
-        look = await self._look(request.path, stream.incarnation, start)
+        look = await self._looks.at(request.path, stream.incarnation, start)
         if look.page is None and not look.stream.closed:
             return Pending(self._waited(request, look, cursor))
         return self._polled(request, look, cursor)
@@ -213,65 +148,9 @@ class Reads:
                 left_s = ends_at - _clock()
                 if left_s <= 0:
                     break
-                await self._wait(path, look.stream, look.end, left_s)
-                look = await self._look(path, look.stream.incarnation, look.start)
+                await wait_for_more(self._partition, path, look.stream, look.end, left_s)
+                look = await self._looks.at(path, look.stream.incarnation, look.start)
         return look
-
-    async def _wait(self, path: str, stream: Stream, position: int, timeout_s: float) -> None:
-        """Wait for more; a stream that somebody reads live does not run out of time meanwhile (PROTOCOL.md 5.1)."""
-        self._partition.touch(path, stream)
-        if stream.ttl_s is not None:
-            timeout_s = min(timeout_s, max(stream.ttl_s / 2, 0.1))
-        await self._partition.wait(path, stream.incarnation, position, timeout_s)
-
-    # -- SSE ---------------------------------------------------------------------------------------------------------
-
-    async def _events(self, path: str, stream: Stream, start: int, cursor: int) -> AsyncGenerator[bytes]:
-        """Frames from `start` on, until the stream is at its end or gone, or the connection has lived long enough."""
-        # Not all at once: readers that came together after a restart would else come back together for ever.
-        ends_at = _clock() + self._settings.sse_life_s * random.uniform(0.9, 1.1)  # noqa: S311 -- as above
-        told = False
-        with self._live.counted("sse"):
-            while True:
-                try:
-                    look = await self._look(path, stream.incarnation, start)
-                except (BadRequest, Unavailable):
-                    return  # gone, another life of the path, or not readable: the reader learns which by asking again
-                frame, start = self._frame(look)
-                if frame or look.at_eof or not told:
-                    told = True
-                    offset = look.stream.offset(start)
-                    yield frame + sse.control_frame(offset, cursor, up_to_date=look.up_to_date, closed=look.at_eof)
-                elif not self._partition.draining:
-                    yield sse.KEEP_ALIVE
-                left_s = ends_at - _clock()
-                if look.at_eof or left_s <= 0:
-                    return
-                if self._partition.draining:
-                    yield sse.LEAVING
-                    return
-                if look.up_to_date:
-                    await self._wait(path, look.stream, look.end, min(left_s, self._settings.sse_keepalive_s))
-
-    def _frame(self, look: Look) -> tuple[bytes, int]:
-        """The data event of a look, and where a reader then stands; no bytes when it saw nothing to tell."""
-        page = look.page
-        if page is None:
-            return b"", look.start
-        text = sse.is_text(look.stream.content_type)
-        if text and not page.lengths and not look.at_eof:
-            whole = sse.whole_characters(page.data)
-            if whole:
-                page = before(page, page.start + whole)
-            elif look.up_to_date:
-                return b"", look.start
-        incarnation = look.stream.incarnation
-        key = (incarnation, page.start, page.end)
-        frame = self._frames.get(key)
-        if frame is None:
-            frame = sse.data_frame(look.stream.offset(page.end), _body(page), text=text)
-            self._frames.put(key, frame)
-        return frame, page.end
 
 
 def _clock() -> float:
@@ -305,7 +184,7 @@ def _place(look: Look) -> list[Header]:
 
 
 def _page_response(look: Look, headers: list[Header]) -> Response:
-    body = _body(look.page) if look.page is not None else b"[]" if look.stream.is_json else b""
+    body = body_of(look.page) if look.page is not None else b"[]" if look.stream.is_json else b""
     return Response(
         200,
         [
@@ -317,7 +196,3 @@ def _page_response(look: Look, headers: list[Header]) -> Response:
         ],
         body,
     )
-
-
-def _body(page: Page) -> bytes:
-    return b"[%b]" % page.data if page.lengths else page.data

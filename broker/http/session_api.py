@@ -15,8 +15,8 @@ from broker.http import flat_writes, session_answers as answers, session_message
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.endpoint import answer_error, unless_client_leaves
+from broker.http.live_readers import LiveReaders
 from broker.http.problems import BadRequest
-from broker.http.reads import LiveReaders
 from broker.http.request import ClientLeft, Receive, Request
 from broker.http.response import LiveResponse, Response
 from broker.http.session_fork_api import SessionForks

@@ -17,8 +17,9 @@ from typing import Final
 from broker import limits
 from broker.core.state import Session, Stream
 from broker.http import sse
+from broker.http.live_readers import LiveReaders
 from broker.http.problems import BadRequest
-from broker.http.reads import SSE_HEADERS, LiveReaders
+from broker.http.reads import SSE_HEADERS
 from broker.http.request import Receive, Request, parameters_of
 from broker.http.response import Header, LiveResponse, Response
 from broker.http.session_answers import json_answer, summary

@@ -13,8 +13,9 @@ from broker.core.outcome import Result
 from broker.http import forks, streams
 from broker.http.bodies import Bodies
 from broker.http.endpoint import unless_client_leaves
+from broker.http.live_readers import LiveReaders
 from broker.http.problems import BadRequest
-from broker.http.reads import LiveReaders, Pending, Reads
+from broker.http.reads import Pending, Reads
 from broker.http.request import Receive, Request
 from broker.http.response import LiveResponse, Response
 from broker.partitions import Partitioned

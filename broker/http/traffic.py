@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.http.reads import LiveReaders
+from broker.http.live_readers import LiveReaders
 
 STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 

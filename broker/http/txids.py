@@ -16,8 +16,9 @@ from broker import limits
 from broker.core.page import Page, records
 from broker.core.state import Stream
 from broker.errors import Unavailable
+from broker.http.live_readers import LiveReaders
 from broker.http.problems import BadRequest, answer_with, problem
-from broker.http.reads import LiveReaders, position_of
+from broker.http.reads import position_of
 from broker.http.request import Request, parameters_of
 from broker.http.response import Response
 from broker.http.session_answers import json_answer, not_found

@@ -26,8 +26,9 @@ from broker.core.page import Page, before, records
 from broker.core.state import Generation, Stream
 from broker.errors import Unavailable
 from broker.http import caching, sse
+from broker.http.live_readers import LiveReaders
 from broker.http.problems import BadRequest, answer_with, problem
-from broker.http.reads import SSE_HEADERS, LiveReaders, position_of
+from broker.http.reads import SSE_HEADERS, position_of
 from broker.http.request import Request, parameters_of
 from broker.http.response import CutOff, Header, LiveResponse, Response
 from broker.http.session_routes import Target, require_id

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from broker import App, Settings, create_app, limits
 from broker.errors import EngineStopped
 from broker.http import fast_path, streams
-from broker.http.fast_path import protocol
+from broker.http.fast_reads import protocol
 from broker.partition import Partition
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -41,7 +41,7 @@ async def serving(*, fast: bool, idle_s: int = 60, settings: Settings = IN_MEMOR
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        http=protocol(app.fast_appends) if fast else "httptools",
+        http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
         ws="none",
         lifespan="off",
         log_config=None,

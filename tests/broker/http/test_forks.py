@@ -15,7 +15,7 @@ from broker.core.offset import START_TOKEN, parse_offset
 from broker.http import stream_api
 from broker.http.bodies import Bodies
 from broker.http.endpoint import Endpoint
-from broker.http.reads import LiveReaders
+from broker.http.live_readers import LiveReaders
 from broker.http.stream_api import StreamApi
 from broker.http.traffic import Traffic
 from broker.partition import Partition

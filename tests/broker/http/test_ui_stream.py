@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.http.reads import LiveReaders
+from broker.http.live_readers import LiveReaders
 from broker.http.request import Request
 from broker.http.response import CutOff, LiveResponse
 from broker.http.session_routes import Target

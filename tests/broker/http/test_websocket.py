@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from broker import App, Settings, create_app, limits
 from broker.core.entry import Entry, Kind
 from broker.errors import Unavailable
-from broker.http.fast_path import protocol
+from broker.http.fast_reads import protocol
 from broker.http.problems import BadRequest
 from broker.http.websocket import members
 from consumer.plain import NotJSON, decode
@@ -51,7 +51,7 @@ async def serving(*, fast: bool = True, async_acks: bool = False) -> AsyncIterat
     config = uvicorn.Config(
         app,
         port=0,
-        http=protocol(app.fast_appends) if fast else "httptools",
+        http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
         ws="websockets-sansio",
         ws_max_size=BODY_BYTES_MAX + limits.FRAME_BYTES,
         lifespan="off",
