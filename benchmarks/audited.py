@@ -60,5 +60,5 @@ AUDITED = Scenario(
     tuple(_ROWS),
     _opened,
     _targets(),
-    rounds_max=2,
+    rounds=2,
 )

@@ -18,7 +18,11 @@ from benchmarks.runner import Scenario, Setting
 
 _OPTIONS = (
     click.option("--quick", is_flag=True, help="Less of everything: for a look."),
-    click.option("--rounds", type=click.IntRange(min=1), help="How often each is run. [default: 5; quick: 3]"),
+    click.option(
+        "--rounds",
+        type=click.IntRange(min=1),
+        help="How often each is run. [default: 5, or what a scenario takes]",
+    ),
     click.option("--subject", multiple=True, help="Only subjects with this in their name; may be repeated."),
     click.option(
         "--data-dir",
@@ -60,7 +64,7 @@ def _measuring(name: str, scenarios: Sequence[Scenario], short_help: str, text: 
         leave_out: tuple[str, ...] = (),
     ) -> None:
         wanted = [scenario for scenario in scenarios if scenario.name not in leave_out]
-        report = _measured(wanted, data_dir, subject, quick=quick, rounds=rounds or (3 if quick else 5))
+        report = _measured(wanted, data_dir, subject, quick=quick, rounds=rounds)
         print("\n" + pages.markdown(report, {}))
         if report_dir is not None:
             pages.write(report, report_dir)
@@ -99,7 +103,7 @@ def compare(*, before: Path, after: Path) -> None:
 
 
 def _measured(
-    scenarios: Sequence[Scenario], data_dir: Path, subjects: Sequence[str], *, quick: bool, rounds: int
+    scenarios: Sequence[Scenario], data_dir: Path, subjects: Sequence[str], *, quick: bool, rounds: int | None
 ) -> Report:
     server.pin_load()
     began_at, begun_s = datetime.now(UTC), time.monotonic()

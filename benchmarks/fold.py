@@ -212,7 +212,7 @@ FOLD: Final = Scenario(
         *(Target("exponent", f"{name}, text", EXPONENT_MAX) for name in DICTATIONS),
     ),
     (Plot("seconds", "processor time to fold a text in words", "chunks", "s", log_x=True, log_y=True),),
-    rounds_max=3,
+    rounds=3,
 )
 
 

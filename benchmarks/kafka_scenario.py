@@ -49,5 +49,5 @@ KAFKA: Final = Scenario(
     (ENGINE, BARE_KAFKA),
     _opened,
     (Target("p50 ms", ENGINE, 1.5, 1.2, against=BARE_KAFKA),),
-    rounds_max=1,
+    rounds=1,
 )

@@ -169,7 +169,7 @@ MEMORY: Final = Scenario(
         Plot("broker MiB", "resident memory of the broker", "durable chunks", "MiB"),
         Plot("producer MiB", "resident memory of the producer", "durable chunks", "MiB"),
     ),
-    rounds_max=1,
+    rounds=1,
 )
 
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from benchmarks import results, server
 from benchmarks.results import Measure, Plot, Point, Run, Subject, Target
+
+QUICK_ROUNDS_MAX: Final = 3
 
 
 class Absent(Exception):
@@ -28,12 +30,19 @@ class Setting:
     folder: Path
     """On a real disk, empty, and emptied after each run."""
     quick: bool = False
-    rounds: int = 5
+    rounds: int | None = None
+    """How often each subject is measured, if that was asked for."""
 
     @property
     def seconds(self) -> float:
         """Measured in each run."""
         return 1.0 if self.quick else 2.0
+
+    def rounds_of(self, scenario: Scenario) -> int:
+        """How often each of its subjects is measured."""
+        if self.rounds is not None:
+            return self.rounds
+        return min(scenario.rounds, QUICK_ROUNDS_MAX) if self.quick else scenario.rounds
 
     @property
     def warm_up_s(self) -> float:
@@ -68,8 +77,8 @@ class Scenario:
     """What all rounds have in common is made when it is entered."""
     targets: tuple[Target, ...] = ()
     plots: tuple[Plot, ...] = ()
-    rounds_max: int = 100
-    """For what takes long and hardly differs from round to round."""
+    rounds: int = 5
+    """Unless others are asked for; fewer for what takes long and hardly differs from round to round."""
 
 
 def run(scenario: Scenario, setting: Setting, only: Sequence[str] = (), told: TextIO = sys.stderr) -> results.Scenario:
@@ -77,7 +86,7 @@ def run(scenario: Scenario, setting: Setting, only: Sequence[str] = (), told: Te
     subjects = {name: Subject() for name in scenario.subjects if not only or any(part in name for part in only)}
     try:
         with scenario.opened(setting) as measuring:
-            _rounds(scenario, measuring, subjects, min(setting.rounds, scenario.rounds_max), told)
+            _rounds(scenario, measuring, subjects, setting.rounds_of(scenario), told)
     except Exception as error:  # noqa: BLE001 -- what breaks one scenario is told, and must not take the others along
         for subject in subjects.values():
             _void(subject, error)

@@ -210,5 +210,5 @@ IDLE_READERS: Final = Scenario(
     (STREAMFOLD, RUST_WAL, NODE_FILE),
     _idle_opened,
     (Target("KiB for each reader", STREAMFOLD, 20.0, 8.0),),
-    rounds_max=3,
+    rounds=3,
 )

@@ -234,7 +234,7 @@ UPLOADS: Final = Scenario(
     },
     tuple(way.name for way in WAYS),
     _opened,
-    rounds_max=3,
+    rounds=3,
 )
 
 

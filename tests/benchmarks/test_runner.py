@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def test_subjects_take_turns_round_by_round(tmp_path: Path) -> None:
     assert order == ["a", "b"] * 3
     assert found.subjects["b"].values("ms") == [2.0, 4.0, 6.0]
     assert found.ratios("ms", "b", "a") == [2.0, 4 / 3, 6 / 5]
+
+
+def test_rounds_that_are_asked_for_count_above_those_of_the_scenario(tmp_path: Path) -> None:
+    long = replace(scenario([]), rounds=2)
+    assert [Setting(tmp_path, rounds=asked).rounds_of(long) for asked in (None, 1, 10)] == [2, 1, 10]
+    assert Setting(tmp_path, quick=True).rounds_of(scenario([])) == runner.QUICK_ROUNDS_MAX
 
 
 def test_subject_that_was_invalid_once_has_no_numbers_and_the_others_go_on(tmp_path: Path) -> None:
