@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from broker.journal.kafka import new_consumer, new_producer
+from broker.journal.kafka_clients import new_consumer, new_producer
 from broker.journal.kafka_topic import KafkaTopic, ensure_topic
 
 POLL_MS: Final = 1_000

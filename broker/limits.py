@@ -204,8 +204,11 @@ SNAPSHOT_RETRY_S: Final = 60.0
 # -- Kafka ---------------------------------------------------------------------------------------------------------
 KAFKA_REQUEST_MS: Final = 5_000
 """After which a silent broker counts as lost: well above a slow one, and a frozen one stalls everybody for so long."""
-KAFKA_FETCH_WAIT_MS: Final = 100
-"""How long a fetch waits for records. Partitions that are not in it wait behind it."""
+KAFKA_START_S: Final = 3 * KAFKA_REQUEST_MS / 1000
+"""For a client to connect: time to come to the third broker when two are silent."""
+KAFKA_FETCH_WAIT_MS: Final = 200
+"""How long a fetch waits for records. Partitions that are not in it wait behind it; and each that ends without any is
+work for a node that has nothing to do."""
 KAFKA_METADATA_MS: Final = 15_000
 """How old the knowledge of who leads what may become without an error to correct it."""
 KAFKA_FETCH_BYTES: Final = 16 * MIB
@@ -213,8 +216,8 @@ KAFKA_FETCH_BYTES: Final = 16 * MIB
 KAFKA_BACKLOG_BYTES: Final = 32 * MIB
 """Read from one partition and not yet applied: above the largest fetch, then the partition is paused."""
 KAFKA_STALL_S: Final = 8.0
-"""Records are known to be there, and none comes for so long: the consumer is made anew. Above KAFKA_REQUEST_MS, after
-which it helps itself."""
+"""Records are known to be there and none comes, or no question is answered, for so long: the client is made anew. Above
+KAFKA_REQUEST_MS, after which it helps itself."""
 KAFKA_DOUBT_S: Final = 5.0
 """For how long a leader must say that it has less than was read before, until what was read counts as lost: one that
 was frozen learns within a heartbeat or two (their default is 2 s) that it leads no more."""

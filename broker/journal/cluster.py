@@ -266,7 +266,8 @@ class ClusterJournal:
     @property
     def events(self) -> Mapping[str, int]:
         """As in `Journal`."""
-        return {**vars(self.counts), "unknown": self._writer.unknown, "written_again": self._writer.void}
+        written = {"unknown": self._writer.unknown, "written_again": self._writer.void}
+        return {**vars(self.counts), **written, **self._log.events}
 
     def trim(self, index: int) -> None:
         """Nothing is dropped: others may not have it. See `broker.snapshot`, which knows when they do."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +22,8 @@ log = logging.getLogger("streamfold.kafka")
 _MADE_S: Final = 20.0
 """How long a topic may take from being made to having leaders."""
 _LOOK_S: Final = 0.1
+_CHECKED_S: Final = 3 * _MADE_S
+"""How long all of it may take, with a Kafka that answers, but late."""
 
 _BYTES_MAX: Final = "max.message.bytes"
 _WANTED: Final = {
@@ -68,25 +72,43 @@ async def ensure_topic(topic: KafkaTopic) -> None:
 
     Raises StartError for one that would lose or reorder what it was given, KafkaError when Kafka does not answer.
     """
-    admin = AIOKafkaAdminClient(
-        **topic.access(),
-        request_timeout_ms=limits.KAFKA_REQUEST_MS,
-        metadata_max_age_ms=limits.KAFKA_METADATA_MS,
-    )
     try:
-        await admin.start()
-        if topic.name not in await admin.list_topics():  # asked for by its name it might be made with other settings
-            await _make(admin, topic)
-        copies = await _copies(admin, topic)
-        wrong = _wrong(await _settings(admin, topic.name), copies)
-    finally:
-        await admin.close()
+        async with administered(topic, _CHECKED_S) as admin:
+            if (
+                topic.name not in await admin.list_topics()
+            ):  # asked for by its name it might be made with other settings
+                await _make(admin, topic)
+            copies = await _copies(admin, topic)
+            wrong = _wrong(await _settings(admin, topic.name), copies)
+    except TimeoutError:
+        raise StartError(
+            f"Kafka at {topic.bootstrap} has not told all of topic {topic.name} within {_CHECKED_S:g} s",
+            "is it overloaded, or has it too few brokers?",
+        ) from None
     if wrong:
         raise StartError(f"topic {topic.name} may lose entries: {'; '.join(wrong)}", "set it right, or name another")
     if topic.username and not topic.tls:
         log.warning("the password for Kafka is sent unencrypted: see --kafka-tls")
     if copies < _MAJORITY:
         log.warning("topic %s has one copy of everything: what is acknowledged is lost with that broker", topic.name)
+
+
+@asynccontextmanager
+async def administered(topic: KafkaTopic, answer_s_max: float) -> AsyncIterator[Any]:
+    """A client that makes, describes and trims topics, for so long. Raises KafkaError, OSError and TimeoutError."""
+    admin = AIOKafkaAdminClient(
+        **topic.access(),
+        request_timeout_ms=limits.KAFKA_REQUEST_MS,
+        metadata_max_age_ms=limits.KAFKA_METADATA_MS,
+    )
+    try:
+        async with asyncio.timeout(answer_s_max):
+            await admin.start()
+            yield admin
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.KAFKA_REQUEST_MS / 1000):
+                await admin.close()
 
 
 async def _make(admin: Any, topic: KafkaTopic) -> None:

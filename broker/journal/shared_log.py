@@ -9,7 +9,7 @@ One class for Kafka (`broker.journal.kafka`); a simulation has its own. What the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from broker.errors import EngineStopped
@@ -60,6 +60,11 @@ class SharedLog(Protocol):
 
     async def trim(self, position: int) -> None:
         """Drop the records before `position`. Raises Unavailable."""
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """How often what happened to this log that only its kind knows, by name."""
+        ...
 
     async def aclose(self) -> None:
         """Disconnect. Idempotent."""

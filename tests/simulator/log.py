@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from random import Random
 
@@ -142,6 +142,10 @@ class Road:
         await self._pass()
         if fate != "fine":
             raise Unavailable(fate)
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        return {}
 
     async def aclose(self) -> None:
         pass

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from broker.errors import OutcomeUnknown, Unavailable
 from broker.journal.shared_log import LogLost, LogRecord, LogTruncated
@@ -102,6 +102,10 @@ class MemoryLog:
             raise Unavailable("beyond the end")
         del self.records.records[: position - self.records.first]
         self.records.first = position
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        return {}
 
     async def aclose(self) -> None:
         pass

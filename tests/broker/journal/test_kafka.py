@@ -1,17 +1,20 @@
 """broker/journal/kafka.py on a real Kafka: what the contract and the simulation cannot know of."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from msgspec.structs import replace
 
-from broker.errors import StartError, Unavailable
+from broker.errors import OutcomeUnknown, StartError, Unavailable
 from broker.journal.kafka import Kafka, KafkaLog
+from broker.journal.kafka_clients import let_go, new_consumer, new_producer, started
 from broker.journal.kafka_topic import KafkaTopic
 from broker.journal.shared_log import LogLost, LogTruncated
+from tests.eventually import eventually
 from tests.kafka.cluster import PASSWORD, USERNAME, KafkaCluster
 
 
@@ -69,6 +72,45 @@ async def test_consumer_that_stopped_for_good_is_made_anew_and_misses_nothing(to
         assert kafka.rebuilds == 1
 
 
+async def test_clients_that_answer_no_more_are_made_anew(topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of theirs has ended: nothing that they are asked for would ever be done."""
+    monkeypatch.setattr("broker.journal.kafka._ANSWER_S_MAX", 0.5)
+    monkeypatch.setattr("broker.journal.kafka._POLL_MS", 100)
+    async with opened(topic, stall_s=0.3) as (kafka, log):
+        await log.append(b"0")
+        kafka._producer._client._sender.sender_task.cancel()  # noqa: SLF001 -- from outside it cannot be seen
+        asker = kafka._asker._client._client  # noqa: SLF001 -- as above
+        await asker._get_conn_lock.acquire()  # noqa: SLF001 -- and whoever had it is gone
+        while asker._conns:  # noqa: SLF001 -- as above
+            await asker._conns.popitem()[1].close()  # noqa: SLF001 -- as above
+
+        async def is_answered() -> bool:
+            with suppress(OutcomeUnknown, Unavailable):
+                return await log.append(b"1") > 0 and await log.end() > 1
+            return False
+
+        await eventually(is_answered)
+        assert kafka.events["kafka_made_anew"] == 2
+        assert kafka.events["kafka_failed"] >= 4
+
+
+@pytest.mark.parametrize("make", [new_producer, new_consumer])
+async def test_client_that_wants_to_know_who_leads_does_not_ask_all_the_time(
+    make: Callable[[KafkaTopic], Any], topic: KafkaTopic
+) -> None:
+    """As one does while a partition has no leader: it took half of a processor, and more of Kafka's."""
+    client = await started(make(topic))
+    try:
+        connections = client.client if make is new_producer else client._client  # noqa: SLF001 -- it is not shown
+        asked, until = 0, asyncio.get_running_loop().time() + 0.5
+        while asyncio.get_running_loop().time() < until:
+            assert await connections.force_metadata_update()
+            asked += 1
+        assert 1 <= asked <= 12
+    finally:
+        await let_go(client)
+
+
 async def test_reader_whose_place_was_trimmed_is_told_and_does_not_jump(topic: KafkaTopic) -> None:
     async with opened(topic) as (_, log):
         for number in range(5):
@@ -103,9 +145,9 @@ async def test_reader_that_looks_back_reads_nothing_twice(topic: KafkaTopic) -> 
     async with opened(topic) as (_, log):
         for number in range(6):
             await log.append(b"%d" % number)
-            log.doubt()
+            log.feed.doubt()
         assert await read(log, 6) == [b"%d" % number for number in range(6)]
-        log.doubt()
+        log.feed.doubt()
         await log.append(b"6")
         assert await read(log, 1) == [b"6"]
 
@@ -125,7 +167,7 @@ async def test_reader_whose_last_record_was_trimmed_goes_on_without_looking_back
         await log.append(b"0")
         assert await read(log, 1) == [b"0"]
         await log.trim(1)
-        log.doubt()
+        log.feed.doubt()
         await log.append(b"1")
         assert await read(log, 1) == [b"1"]
 

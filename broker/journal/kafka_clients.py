@@ -1,0 +1,214 @@
+"""Clients of Kafka: made as a log wants them, asked within a bound, and made anew once they are of no use any more.
+
+aiokafka mends most of what happens to a connection by itself. What it does not, and what is done about it here:
+
+1. A task of a client may end with an error, or wait for one that ended; then nothing that it is asked for is answered
+   ever again. Brokers that all have other addresses by now are never found: it knows only those that it has met. So
+   every question has a bound, and a client that answers none for KAFKA_STALL_S is replaced (`Client`).
+2. Where a partition has no leader, a producer and a consumer ask who leads it as fast as they are answered: hundreds of
+   times a second, a Kafka that is about to start (`_pace`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from broker import limits
+from broker.journal.kafka_topic import KafkaTopic
+
+log = logging.getLogger("streamfold.kafka")
+
+_T = TypeVar("_T")
+_METADATA_PAUSE_S: Final = 0.05
+"""Between two questions who leads what: with one more for each of it, an election is noticed as soon as it matters."""
+
+
+class ClientFailed(Exception):
+    """A client did not do what it was asked to. It may have been done, or be done later."""
+
+
+class Departing:
+    """Clients that are let go of: whoever puts one here need not wait until it has left."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, client: Any) -> None:
+        """Stop it, within a bound."""
+        task = asyncio.create_task(let_go(client), name="kafka: let go")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def gone(self) -> None:
+        """Return when all of them have left."""
+        await asyncio.gather(*self._tasks)
+
+
+class Client:
+    """A client of aiokafka's, or the next one in its place."""
+
+    def __init__(self, name: str, make: Callable[[], Any], departing: Departing, patience_s: float) -> None:
+        self._name = name
+        self._make = make
+        self._departing = departing
+        self._patience_s = patience_s
+        self._client: Any = None
+        self._failing_since: float | None = None  # by the event loop's clock
+        self._renewing: asyncio.Task[None] | None = None
+        self.failures = 0
+        """Questions that were not answered, or with an error."""
+        self.renewals = 0
+        """How often it was replaced."""
+
+    async def start(self) -> None:
+        """Connect. Raises ClientFailed."""
+        self._client = await started(self._make())
+
+    async def ask(self, question: Callable[[Any], Awaitable[_T]], answer_s_max: float) -> _T:
+        """What the client answers. Raises ClientFailed, within `answer_s_max`."""
+        client = self._client
+        if client is None:
+            raise ClientFailed("Kafka is not connected")
+        try:
+            async with asyncio.timeout(answer_s_max):
+                answer = await question(client)
+        except asyncio.CancelledError:  # whoever asked has less patience than this, and knows no more about it
+            self._fail(client)
+            raise
+        except Exception as error:
+            self._fail(client)
+            raise ClientFailed(told(error, answer_s_max)) from error
+        if client is self._client:
+            self._failing_since = None
+        return answer
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        client, self._client = self._client, None
+        if client is not None:
+            await let_go(client)
+
+    def _fail(self, client: Any) -> None:
+        self.failures += 1
+        if client is not self._client or self._renewing is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now >= self._failing_since + self._patience_s:
+            self._failing_since = now  # the next one has as long; and so has this one, should none be to be had
+            self._renewing = asyncio.create_task(self._renew(), name=f"kafka: another {self._name}")
+
+    async def _renew(self) -> None:
+        try:
+            fresh = await started(self._make())
+        except ClientFailed as error:
+            log.warning("the %s fails, and another one cannot be made yet: %s", self._name, error)
+            return
+        finally:
+            self._renewing = None
+        self.renewals += 1
+        log.warning("the %s has failed for %.0f s, and was made anew", self._name, self._patience_s)
+        failed, self._client = self._client, fresh
+        self._departing.add(failed)
+
+
+async def started(client: Any) -> Any:
+    """The client, connected. Raises ClientFailed; nothing of it is left then."""
+    _pace(_connections(client))
+    try:
+        async with asyncio.timeout(limits.KAFKA_START_S):
+            await client.start()
+    except BaseException as error:
+        await let_go(client)
+        if isinstance(error, Exception):
+            raise ClientFailed(told(error, limits.KAFKA_START_S)) from error
+        raise
+    return client
+
+
+async def let_go(client: Any) -> None:
+    """Stop a client that may not answer; within three times KAFKA_REQUEST_MS."""
+    if await _is_done(client.stop()):
+        return
+    # It waits for what does not come, the producer for its records. What it holds of the system is given back.
+    if isinstance(client, AIOKafkaProducer):
+        await _is_done(client._sender.close())  # noqa: SLF001 -- there is no other way to end its task
+    await _is_done(_connections(client).close())
+
+
+async def _is_done(stop: Awaitable[None]) -> bool:
+    with suppress(Exception):
+        async with asyncio.timeout(limits.KAFKA_REQUEST_MS / 1000):
+            await stop
+            return True
+    return False
+
+
+def told(error: Exception, waited_s: float) -> str:
+    """An error of a client's, for people: a timeout says nothing of itself."""
+    if type(error) is TimeoutError:
+        return f"no answer within {waited_s:g} s"
+    return str(error) or repr(error)
+
+
+def _connections(client: Any) -> Any:
+    """What it reaches Kafka by."""
+    return client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001 -- it is not shown
+
+
+def _pace(connections: Any) -> None:
+    """Let it ask who leads what no more often than each _METADATA_PAUSE_S: see 2."""
+    update = connections._metadata_update  # noqa: SLF001 -- there is no option, and all who want to know come by here
+    asked_at = -_METADATA_PAUSE_S
+
+    async def paced(*arguments: Any) -> Any:
+        nonlocal asked_at
+        now = asyncio.get_running_loop().time
+        await asyncio.sleep(max(0.0, asked_at + _METADATA_PAUSE_S - now()))
+        asked_at = now()
+        return await update(*arguments)
+
+    connections._metadata_update = paced  # noqa: SLF001 -- as above
+
+
+def new_producer(topic: KafkaTopic) -> Any:
+    """A client that writes as the log wants it, not started."""
+    return AIOKafkaProducer(
+        **topic.access(),
+        acks="all",
+        enable_idempotence=False,
+        linger_ms=0,
+        compression_type="lz4",
+        max_batch_size=limits.RECORD_BYTES_MAX,
+        max_request_size=limits.RECORD_BYTES_MAX,
+        request_timeout_ms=limits.KAFKA_REQUEST_MS,
+        metadata_max_age_ms=limits.KAFKA_METADATA_MS,
+        retry_backoff_ms=50,
+    )
+
+
+def new_consumer(topic: KafkaTopic) -> Any:
+    """A client that reads as the log wants it, not started."""
+    return AIOKafkaConsumer(
+        **topic.access(),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",  # anything else would jump over what is missing
+        isolation_level="read_uncommitted",
+        fetch_max_wait_ms=limits.KAFKA_FETCH_WAIT_MS,
+        fetch_max_bytes=limits.KAFKA_FETCH_BYTES,
+        max_partition_fetch_bytes=limits.RECORD_BYTES_MAX,
+        request_timeout_ms=limits.KAFKA_REQUEST_MS,
+        metadata_max_age_ms=limits.KAFKA_METADATA_MS,
+        retry_backoff_ms=50,
+    )
