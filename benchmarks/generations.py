@@ -67,6 +67,8 @@ class _Try(NamedTuple):
 
     latencies: Latencies
     load_busy: float
+    server_us: float = 0.0
+    """Of its processor time, for each token."""
 
     @property
     def is_carried(self) -> bool:
@@ -119,6 +121,7 @@ def _opened(setting: Setting) -> Generator[Measuring, None, None]:
             "answers": float(LADDER[rung]),
             "p50 ms": seen.ms(50),
             "p99 ms": seen.ms(99),
+            "server us": climb.best.server_us,
             "load busy": climb.best.load_busy,
         }
         notes = ["the load was busy with more: a lower bound"] if climb.load_bound else []
@@ -131,13 +134,13 @@ def _attempt(way: _Way, running: Server, count: int, setting: Setting) -> _Try |
     """None when it is not carried at all."""
     try:
         targets = way.prepared(running.port, f"at-once-{time.monotonic_ns()}", count)
-        begun_s, cpu_s = time.perf_counter(), time.process_time()
+        used_s = running.cpu_s()
         seen = upload_load.run(
             running.port, targets, way.writer_of, warm_up_s=setting.warm_up_s, measured_s=setting.seconds
         )
     except Invalid:
         return None
-    return _Try(seen, (time.process_time() - cpu_s) / (time.perf_counter() - begun_s))
+    return _Try(seen.latencies, seen.load_busy, (running.cpu_s() - used_s) / seen.tokens * 1e6)
 
 
 GENERATIONS: Final = Scenario(
@@ -150,6 +153,7 @@ GENERATIONS: Final = Scenario(
         "answers": Measure("at once", more_is_better=True),
         "p50 ms": Measure("ms"),
         "p99 ms": Measure("ms"),
+        "server us": Measure("us a token"),
         "load busy": Measure("of a core"),
     },
     tuple(WAYS),

@@ -3,111 +3,119 @@
 A token is due when its model would send it; its latency counts from then to the ack that says it is durable. Where a
 request carries one token, what comes before its answer waits for it: only one may be under way, or they would change
 places.
+
+One loop over plain sockets, without tasks, timers or protocols: it has to cost less than what it measures. Histograms
+are made afterwards.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
+import selectors
+import socket
 import time
 from abc import ABC, abstractmethod
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from operator import itemgetter
-from typing import Final, cast
-
-import uvloop
+from typing import Final, NamedTuple
 
 from benchmarks import cadence
 from benchmarks.load import is_whole
-from benchmarks.percentiles import Latencies
+from benchmarks.percentiles import Latencies, latencies
 from benchmarks.workload import CHUNK, Invalid
 
 ANSWER_S_MAX: Final = 5.0
 """How long after the last token its ack may take; then this many answers are too many."""
 CONNECT_S_MAX: Final = 30.0
 
+_READ_BYTES: Final = 65_536
 _SEQ: Final = re.compile(rb'"seq":(\d+)')
 
 
-class _Writer(asyncio.Protocol, ABC):
-    """One answer over one connection. `latencies` gets what is acknowledged."""
+class Written(NamedTuple):
+    """What a run came to."""
 
-    def __init__(self, target: str, load: Load) -> None:
-        self.target = target
-        self.ready = asyncio.get_running_loop().create_future()
+    latencies: Latencies
+    """Of the tokens behind the warm-up."""
+    tokens: int
+    """All of them."""
+    load_busy: float
+    """Share of its core that this process used."""
+
+
+class _Writer(ABC):
+    """One answer over one connection. `noted` gets the time at which each token was due that is acknowledged."""
+
+    def __init__(self, target: str, connection: socket.socket, noted: Callable[[float], None]) -> None:
+        self.target = target.encode()
+        self.connection = connection
+        self.is_ready = False
+        """Whether tokens may be sent."""
         self.due: deque[float] = deque()
         """Of tokens that are not acknowledged, oldest first."""
-        self._load = load
-        self._transport: asyncio.WriteTransport | None = None
+        self.unsent = b""
+        """What the connection did not take yet."""
+        self._noted = noted
         self._seq = 1  # what opens the answer had seq 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is one without saying so
-        self.begin()
 
     def begin(self) -> None:
         """Say what comes before the first token."""
-        self.ready.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(f"the server closed a connection: {exc}")
-
-    def fail(self, reason: str) -> None:
-        """End the run."""
-        self._load.fail(reason)
-        if not self.ready.done():
-            self.ready.set_exception(Invalid(reason))
+        self.is_ready = True
 
     def write(self, data: bytes) -> None:
-        assert self._transport is not None
-        self._transport.write(data)
+        """Send, as much as goes now."""
+        if self.unsent:
+            data = self.unsent + data
+        try:
+            self.unsent = data[self.connection.send(data) :]
+        except BlockingIOError:
+            self.unsent = data
 
     @abstractmethod
     def token(self, due_s: float) -> None:
         """Send one token, or keep it until it may go."""
 
+    @abstractmethod
+    def received(self, data: bytes) -> None:
+        """Take what the server says. Raises Invalid for a refusal."""
+
     def acknowledged(self, count: int) -> None:
         """The oldest so many tokens are durable."""
         for _ in range(count):
-            self._load.note(self.due.popleft())
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+            self._noted(self.due.popleft())
 
 
 class PostWriter(_Writer):
     """A request for each token."""
 
     _received = b""
+    _body = CHUNK
 
     def token(self, due_s: float) -> None:
         self.due.append(due_s)
         if len(self.due) == 1:
             self._send()
 
-    def data_received(self, data: bytes) -> None:
-        data = self._received + data
+    def received(self, data: bytes) -> None:
+        if self._received:
+            data = self._received + data
         if not is_whole(data):
             self._received = data
             return
         self._received = b""
         if data[9:10] != b"2":
-            self.fail(data[:300].decode(errors="replace"))
-            return
-        self.acknowledged(1)
+            raise Invalid(data[:300].decode(errors="replace"))
+        self._noted(self.due.popleft())
         if self.due:
             self._send()
 
     def _send(self) -> None:
         self.write(
             b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nProducer-Seq: %d\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (self.target.encode(), self._seq, len(self._body), self._body)
+            b"Content-Length: %d\r\n\r\n%b" % (self.target, self._seq, len(self._body), self._body)
         )
         self._seq += 1
-
-    _body = CHUNK
 
 
 class StreamPostWriter(PostWriter):
@@ -117,7 +125,7 @@ class StreamPostWriter(PostWriter):
 
     def _send(self) -> None:
         head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        self.write(head % (self.target.encode(), len(self._body), self._body))
+        self.write(head % (self.target, len(self._body), self._body))
 
 
 class _StreamedWriter(_Writer):
@@ -134,17 +142,15 @@ class _StreamedWriter(_Writer):
     def send(self, seq: int) -> None:
         """Send one token as the batch `seq`."""
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         if b'"error"' in data or (not self._acked and data.startswith(b"HTTP/1.1 4")):
-            self.fail(data[:300].decode(errors="replace"))
-            return
-        if not self.ready.done():
-            self.ready.set_result(None)
-        # An ack that is cut in two is followed by a whole one, or by none that says less.
-        for seq in map(int, _SEQ.findall(data)):
-            if seq > self._acked:
-                self.acknowledged(seq - self._acked)
-                self._acked = seq
+            raise Invalid(data[:300].decode(errors="replace"))
+        self.is_ready = True
+        # Only the newest ack matters. One that is cut in two is followed by a whole one, or by none that says less.
+        found = _SEQ.findall(data)
+        if found and (seq := int(found[-1])) > self._acked:
+            self.acknowledged(seq - self._acked)
+            self._acked = seq
 
 
 class NdjsonWriter(_StreamedWriter):
@@ -155,9 +161,9 @@ class NdjsonWriter(_StreamedWriter):
     def begin(self) -> None:
         self.write(
             b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nProducer-Seq: 1\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n" % self.target.encode()
+            b"Transfer-Encoding: chunked\r\n\r\n" % self.target
         )
-        self.ready.set_result(None)  # the response begins with the first ack
+        self.is_ready = True  # the response begins with the first ack
 
     def send(self, seq: int) -> None:  # noqa: ARG002 -- lines are counted
         self.write(self._line)
@@ -169,7 +175,7 @@ class WebSocketWriter(_StreamedWriter):
     def begin(self) -> None:
         self.write(
             b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c3RyZWFtZm9sZCBiZW5jaA==\r\n\r\n" % self.target.encode()
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c3RyZWFtZm9sZCBiZW5jaA==\r\n\r\n" % self.target
         )
 
     def send(self, seq: int) -> None:
@@ -178,85 +184,102 @@ class WebSocketWriter(_StreamedWriter):
         self.write(bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text)
 
 
-WriterOf = Callable[[str, "Load"], _Writer]
+WriterOf = Callable[[str, socket.socket, Callable[[float], None]], _Writer]
 
 
-class Load:
-    """The tokens of all answers, each at its time."""
+class _Load:
+    """The tokens of all answers, each at its time, and how long it took for each to be durable."""
 
-    def __init__(self, warm_up_s: float) -> None:
-        self.latencies = Latencies()
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._warm_up_s = warm_up_s
-        self._schedule: list[tuple[float, _Writer]] = []
-        self._next = self._acked = 0
-        self._begun_s = 0.0
+    def __init__(self) -> None:
+        self.due_s = array("d")
+        """When a token was due …"""
+        self.acked_s = array("d")
+        """… and when it was acknowledged, both from the start."""
+        self._now_s = 0.0  # since the start; what comes in one go came at one time
+        self._selector = selectors.DefaultSelector()
+        self._writers: list[_Writer] = []
 
-    async def run(self, writers: Sequence[_Writer], seconds: float) -> None:
+    def connect(self, port: int, targets: Sequence[str], writer_of: WriterOf) -> None:
+        """One connection after the other. Raises Invalid."""
+        deadline_s = time.monotonic() + CONNECT_S_MAX
+        for target in targets:
+            connection = socket.create_connection(("127.0.0.1", port), CONNECT_S_MAX)
+            connection.settimeout(0.0)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            writer = writer_of(target, connection, self._note)
+            self._writers.append(writer)
+            self._selector.register(connection, selectors.EVENT_READ, writer)
+            writer.begin()
+            while not writer.is_ready:
+                self._receive(0.1)
+                if time.monotonic() > deadline_s:
+                    raise Invalid(f"not all were connected after {CONNECT_S_MAX:g} s")
+
+    def run(self, seconds: float) -> None:
         """Send everything. Raises Invalid when an answer is refused, or acks stay away."""
-        self._schedule = sorted(
-            ((due_s, writer) for number, writer in enumerate(writers) for due_s in cadence.due(number, seconds)),
-            key=itemgetter(0),
+        schedule = sorted(
+            (due_s, number) for number in range(len(self._writers)) for due_s in cadence.due(number, seconds)
         )
-        self._begun_s = time.perf_counter()
-        self._send_due()
-        try:
-            async with asyncio.timeout(seconds + ANSWER_S_MAX):
-                await self.done
-        except TimeoutError:
-            raise Invalid(f"acks were missing {ANSWER_S_MAX:g} s after the last token") from None
+        writers = [self._writers[number] for _, number in schedule]
+        times, count, sent = [due_s for due_s, _ in schedule], len(schedule), 0
+        begun_s = time.perf_counter()
+        while len(self.due_s) < count:
+            self._now_s = time.perf_counter() - begun_s
+            if self._now_s > seconds + ANSWER_S_MAX:
+                raise Invalid(f"acks were missing {ANSWER_S_MAX:g} s after the last token")
+            while sent < count and times[sent] <= self._now_s:
+                writer = writers[sent]
+                writer.token(times[sent])
+                if writer.unsent:
+                    self._listen(writer)
+                sent += 1
+            wait_s = times[sent] - self._now_s if sent < count else 0.1
+            self._receive(wait_s, begun_s)
 
-    def note(self, due_s: float) -> None:
-        """A token is durable."""
-        if due_s >= self._warm_up_s:
-            self.latencies.record(time.perf_counter() - self._begun_s - due_s)
-        self._acked += 1
-        if self._acked == len(self._schedule) and not self.done.done():
-            self.done.set_result(None)
+    def _receive(self, wait_s: float, begun_s: float = 0.0) -> None:
+        events = self._selector.select(max(0.0, wait_s))
+        self._now_s = time.perf_counter() - begun_s
+        for key, mask in events:
+            writer: _Writer = key.data
+            if mask & selectors.EVENT_READ:
+                data = writer.connection.recv(_READ_BYTES)
+                if not data:
+                    raise Invalid("the server closed a connection")
+                writer.received(data)
+            elif writer.unsent:
+                writer.write(b"")
+            if writer.unsent or key.events != selectors.EVENT_READ:
+                self._listen(writer)
 
-    def fail(self, reason: str) -> None:
-        if not self.done.done():
-            self.done.set_exception(Invalid(reason))
+    def _listen(self, writer: _Writer) -> None:
+        """For what it waits for."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if writer.unsent else 0)
+        self._selector.modify(writer.connection, wanted, writer)
 
-    def _send_due(self) -> None:
-        if self.done.done():
-            return
-        now_s, schedule = time.perf_counter() - self._begun_s, self._schedule
-        while self._next < len(schedule) and schedule[self._next][0] <= now_s:
-            due_s, writer = schedule[self._next]
-            writer.token(due_s)
-            self._next += 1
-        if self._next < len(schedule):
-            asyncio.get_running_loop().call_later(max(0.0, schedule[self._next][0] - now_s), self._send_due)
+    def _note(self, due_s: float) -> None:
+        self.due_s.append(due_s)
+        self.acked_s.append(self._now_s)
+
+    def close(self) -> None:
+        self._selector.close()
+        for writer in self._writers:
+            writer.connection.close()
 
 
-def run(port: int, targets: Sequence[str], writer_of: WriterOf, *, warm_up_s: float, measured_s: float) -> Latencies:
+def run(port: int, targets: Sequence[str], writer_of: WriterOf, *, warm_up_s: float, measured_s: float) -> Written:
     """Write an answer to each of `targets`; how long its tokens took to be durable, from when they were due.
 
     Raises Invalid when one is refused, or acks stay away for long.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(port, targets, writer_of, warm_up_s, warm_up_s + measured_s))
-
-
-async def _run(port: int, targets: Sequence[str], writer_of: WriterOf, warm_up_s: float, seconds: float) -> Latencies:
-    load = Load(warm_up_s)
-    writers = [writer_of(target, load) for target in targets]
+    load = _Load()
     try:
-        async with asyncio.timeout(CONNECT_S_MAX):
-            for writer in writers:
-                await _connect(writer, port)
-                await writer.ready
-        await load.run(writers, seconds)
-    except TimeoutError:
-        raise Invalid(f"not all were connected after {CONNECT_S_MAX:g} s") from None
+        load.connect(port, targets, writer_of)
+        begun_s, used_s = time.perf_counter(), time.process_time()
+        load.run(warm_up_s + measured_s)
+        busy = (time.process_time() - used_s) / (time.perf_counter() - begun_s)
+    except OSError as error:
+        raise Invalid(f"a connection broke: {error}") from error
     finally:
-        for writer in writers:
-            writer.close()
-        if load.done.done() and not load.done.cancelled():
-            load.done.exception()  # whoever waited has it
-    return load.latencies
-
-
-async def _connect(writer: _Writer, port: int) -> None:
-    await asyncio.get_running_loop().create_connection(lambda: writer, "127.0.0.1", port)
+        load.close()
+    took_s = [acked - due for due, acked in zip(load.due_s, load.acked_s, strict=True) if due >= warm_up_s]
+    return Written(latencies(took_s), len(load.due_s), busy)

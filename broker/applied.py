@@ -17,7 +17,7 @@ from broker.core.apply import apply
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.core.page import Page
-from broker.core.state import Changes, Key, Row, Session, Stream, Subscription, stream_key
+from broker.core.state import Changes, Key, Row, Session, Stream, Subscription, generation_key, stream_key
 from broker.log import Frozen as FrozenLog, Log
 from broker.recent import Recent
 from broker.rows import Rows
@@ -203,8 +203,11 @@ class Applied:
     def _note_session(self, path: str, row: Row | None) -> None:
         if isinstance(row, Session) and row.open:
             self.open_sessions[path] = row
-        else:
-            self.open_sessions.pop(path, None)
+            return
+        before = self.open_sessions.pop(path, None)
+        if row is None and before is not None:  # gone as a whole, without a row for the end of each generation
+            for generation in before.open:
+                self._watches.wake(generation_key(path, generation.generation_id))
 
     def _note_subscription(self, subscription_id: str, row: Row | None) -> None:
         if isinstance(row, Subscription):

@@ -243,6 +243,10 @@ class Partitions:
         """As `Partition.unwatch`."""
         self.of(path).unwatch(path, watcher)
 
+    async def wait_for_end(self, path: str, generation_id: str, timeout_s: float) -> None:
+        """As `Partition.wait_for_end`."""
+        await self.of(path).wait_for_end(path, generation_id, timeout_s)
+
     async def settle(self, path: str) -> None:
         """As `Partition.settle`."""
         await self.of(path).settle(path)

@@ -162,6 +162,14 @@ class Readable(Applied):
         """Wake it no more."""
         self._watches.remove(stream_key(path), watcher)
 
+    async def wait_for_end(self, path: str, generation_id: str, timeout_s: float) -> None:
+        """Return when an open generation has ended or its session is gone, on drain, or after `timeout_s`.
+
+        Says nothing of which: judge anew with `generation`.
+        """
+        if not self.draining:
+            await self._watches.wait(generation_key(path, generation_id), timeout_s)
+
     async def overdue(self, limit: int) -> list[tuple[str, int]]:
         """Streams whose deadline has passed, (path, incarnation): stored ones and those only in memory.
 

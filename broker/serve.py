@@ -22,6 +22,7 @@ from broker import limits
 from broker.app import App, create_app
 from broker.errors import Damaged, StartError
 from broker.http.admin import switch
+from broker.http.direct import UploadSocketProtocol
 from broker.http.fast_reads import protocol
 from broker.settings import ENGINES, Engine, Settings
 from consumer.wire import Durability
@@ -286,7 +287,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=protocol(app.fast_appends, app.fast_reads) if settings.fast_path else "httptools",
-                ws="websockets-sansio",
+                ws=UploadSocketProtocol if settings.fast_path else "websockets-sansio",
                 ws_max_size=settings.body_bytes_max + limits.FRAME_BYTES,
                 # A client may ask for it, and each that does would hold some hundred KiB of window here.
                 ws_per_message_deflate=False,

@@ -23,13 +23,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
+from broker.http.direct import EXTENSION, DirectBody
 from broker.http.endpoint import answer_error
-from broker.http.request import Headers, Request, decode_path, headers_of, request_id_of
+from broker.http.request import Headers, Request, Scope, decode_path, headers_of, request_id_of
 from broker.http.response import COMMON, Header, Response
 from broker.http.stream_api import PREFIX, is_reserved
 from broker.http.streams import answer, entry_of, require_method
 from broker.http.traffic import Traffic
 from broker.partitions import Partitioned
+from consumer.wire import NDJSON
 
 log = logging.getLogger("streamfold.http")
 
@@ -167,11 +169,12 @@ class AppendProtocol(HttpToolsProtocol):
     cycle: Any  # a RequestResponseCycle of uvicorn's, an Append, or None
     _idle_from_s: float | None = None  # by the loop's clock; None while a request is arriving or in hand
     _idle_timer: TimerHandle | None = None
+    _direct: DirectBody | None = None  # for the request that is arriving
 
     def on_message_begin(self) -> None:
         """Get ready for a request; the scope, which an append does without, is made when it is needed."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._idle_from_s = None
+        self._idle_from_s = self._direct = None
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
@@ -180,12 +183,19 @@ class AppendProtocol(HttpToolsProtocol):
             self.cycle = Append(headers, keep_alive=self.parser.should_keep_alive())
         else:
             self._go_the_usual_way()
+            if headers.get(b"content-type", b"").startswith(NDJSON.encode()):
+                self._offer_direct()
+
+    def _offer_direct(self) -> None:
+        self._direct = DirectBody(self, self.cycle)
+        scope: Scope = self.scope  # type: ignore[assignment]  # of ASGI's extensions uvicorn names those that it has
+        scope["extensions"] = {EXTENSION: self._direct}
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
         if isinstance(self.cycle, Append):
             self.cycle.body += body
-        else:
+        elif self._direct is None or not self._direct.takes(body):
             super().on_body(body)
 
     def on_message_complete(self) -> None:

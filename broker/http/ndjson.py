@@ -22,6 +22,7 @@ from broker.errors import BrokerError
 from broker.http import session_answers as answers, session_api, session_requests as requests
 from broker.http.bodies import CLOSE, Bodies, discard, part_of
 from broker.http.coding import Inflater, inflater_of
+from broker.http.direct import direct_of
 from broker.http.endpoint import answer_error, request_of
 from broker.http.problems import BadRequest, Form, answer_with
 from broker.http.request import ClientLeft, Headers, Receive, Request, Scope, headers_of, raw_path_of, request_id_of
@@ -72,6 +73,11 @@ class Lines:
         self._rest += rest
         self._require_short(len(rest))
 
+    @property
+    def within(self) -> bool:
+        """Whether a line has begun and not ended."""
+        return bool(self._rest)
+
     def end(self) -> bytes:
         """The last line, which needs no end where the body has one."""
         return bytes(self._rest)
@@ -107,7 +113,7 @@ class NdjsonEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry out one upload."""
         headers = headers_of(scope["headers"])
-        exchange = _Exchange(self._uploads, self._bodies, headers, receive, send)
+        exchange = _Exchange(self._uploads, self._bodies, headers, scope, receive, send)
         form: Form = answer_with
         try:
             request = request_of(scope, headers, exchange.request_id.decode(), session_api.PREFIX)
@@ -128,46 +134,89 @@ class NdjsonEndpoint:
 class _Exchange:
     """The two directions of one upload's connection."""
 
-    def __init__(self, uploads: Uploads, bodies: Bodies, headers: Headers, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, uploads: Uploads, bodies: Bodies, headers: Headers, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self.request_id = request_id_of(headers)
         self._uploads = uploads
         self._bodies = bodies
         self._headers = headers
+        self._direct = direct_of(scope)
         self._receive = receive
         self._send = send
         self._more = True  # whether the body goes on
+        self._waits = False  # for a part: nothing that came before is still to be put
+        self._sends = False  # something that is to come before the next ack
+        self._lines = Lines(bodies.bytes_max)
+        self._seq = 0  # of the next line
+        self._begun = False
+        self._idle_bytes = 0  # since the last line
+        self._clock = asyncio.get_running_loop().time
+        self._came_s = 0.0  # on its clock: when the last part came
 
     async def read(self, upload: Upload, seq: int, inflater: Inflater | None) -> None:
         """Put every line. Raises BadRequest, BrokerError, ClientLeft."""
-        lines, begun, idle_bytes = Lines(self._bodies.bytes_max), False, 0
-        while self._more:
-            part = await self._part(limits.UPLOAD_SILENCE_S if begun else limits.BODY_READ_S)
-            for piece in (part,) if inflater is None else self._bodies.pieces(inflater, part):
-                idle_bytes += len(piece)
-                if idle_bytes > 2 * self._bodies.bytes_max:  # the longest line, and as much again
-                    raise BadRequest(Code.BODY_TOO_LARGE, "nothing but empty lines")
-                for line in lines.feed(piece):
-                    if line.strip():
-                        await upload.put(seq, line)
-                        seq, begun, idle_bytes = seq + 1, True, 0
-                    else:
-                        await upload.keep_alive()
-                    if upload.is_over:
-                        return
-                await asyncio.sleep(0)  # a small part may have become a thousand pieces: others have their turn
+        self._seq = seq
+        if self._direct is not None and inflater is None:
+            self._direct.take = functools.partial(self._take, upload)
+        try:
+            while self._more and not upload.is_over:
+                part = await self._part()
+                for piece in (part,) if inflater is None else self._bodies.pieces(inflater, part):
+                    await self._put(upload, piece)
+                    if inflater is not None:
+                        await asyncio.sleep(0)  # a small part may have become a thousand pieces: others have their turn
+        finally:
+            if self._direct is not None:
+                self._direct.take = None
+        if upload.is_over:
+            return
         if inflater is not None:
             inflater.end()
-        if last := lines.end().strip():
-            await upload.put(seq, last)
+        if last := self._lines.end().strip():
+            await upload.put(self._seq, last)
         upload.close()
 
-    async def _part(self, wait_s: float) -> bytes:
+    async def _put(self, upload: Upload, piece: bytes) -> None:
+        seq = self._seq
+        for line in self._lines.feed(piece):
+            if line.strip():
+                await upload.put(self._seq, line)
+                self._seq, self._begun = self._seq + 1, True
+            else:
+                await upload.keep_alive()
+            if upload.is_over:
+                return
+        self._idle_bytes = 0 if self._seq > seq else self._idle_bytes + len(piece)
+        if self._idle_bytes > 2 * self._bodies.bytes_max:  # the longest line, and as much again
+            raise BadRequest(Code.BODY_TOO_LARGE, "nothing but empty lines")
+
+    def _take(self, upload: Upload, part: bytes) -> bool:
+        """Put a part in one go that is whole lines and needs no waiting; False: nothing of it has been put."""
+        if not self._waits or self._lines.within or len(part) > self._bodies.bytes_max or part[-1:] != b"\n":
+            return False
+        lines = part[:-1].split(b"\n")
+        if not all(map(bytes.strip, lines)) or not upload.put_at_once(self._seq, lines):
+            return False
+        self._seq, self._begun, self._idle_bytes = self._seq + len(lines), True, 0
+        self._came_s = self._clock()
+        return True
+
+    async def _part(self) -> bytes:
+        """The next part that is not taken directly. Raises BadRequest when nothing at all has come for long."""
+        self._came_s, self._waits = self._clock(), True
         try:
-            async with asyncio.timeout(wait_s):
-                part, self._more = await part_of(self._receive)
-        except TimeoutError:
-            raise BadRequest(Code.INVALID_BODY, f"nothing came for {wait_s:.0f} s") from None
-        return part
+            while True:
+                wait_s = limits.UPLOAD_SILENCE_S if self._begun else limits.BODY_READ_S
+                try:
+                    async with asyncio.timeout_at(self._came_s + wait_s):
+                        part, self._more = await part_of(self._receive)
+                        return part
+                except TimeoutError:
+                    if self._clock() >= self._came_s + wait_s:
+                        raise BadRequest(Code.INVALID_BODY, f"nothing came for {wait_s:.0f} s") from None
+        finally:
+            self._waits = False
 
     async def write(self, upload: Upload) -> None:
         """Tell acks and the end."""
@@ -182,6 +231,8 @@ class _Exchange:
 
     async def _write_lines(self, upload: Upload, news: Ack | End | None) -> None:
         await self._begin()
+        if self._direct is not None:
+            upload.tell_with(self._tell)
         while isinstance(news, Ack):
             await self._send_body(_encode(news) + b"\n")
             news = await upload.news()
@@ -219,7 +270,13 @@ class _Exchange:
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_body(self, body: bytes) -> None:
+        self._sends = True
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self._sends = False
+
+    def _tell(self, ack: Ack) -> bool:
+        """What `_write_lines` does with an ack, in one go; False: it is not told."""
+        return not self._sends and self._direct is not None and self._direct.write(_encode(ack) + b"\n")
 
 
 def _done(ack: Ack | None) -> bytes:

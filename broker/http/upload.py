@@ -3,12 +3,15 @@
 The same for every way that batches come in; `ndjson` and `websocket` only say how a batch and an ack look on the wire.
 Batches are proposed as they arrive and in their order, without waiting for one another's commit, within a window. Acks
 are cumulative, so only the newest matters: a client that reads slowly gets fewer of them.
+
+Two tasks and what they wait for cost more than a batch of one token. So where nothing is out of the ordinary batches
+are taken (`put_at_once`) and acks told (`tell_with`) without them, if the connection can do that: see `direct`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,6 +35,10 @@ from consumer.wire import ENDED, Reason
 
 if TYPE_CHECKING:
     from broker.http.uploads import Uploads
+
+
+Tell = Callable[["Ack"], bool]
+"""Tells an ack at once, if the connection takes it; False: it has not been told, and has to wait."""
 
 
 class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
@@ -88,7 +95,10 @@ class Upload:
         self._end: End | None = None  # told once nothing is in flight
         self._left = False
         self._refused = False  # something in flight was, so what was proposed behind it is not acknowledged
+        self._loop = asyncio.get_running_loop()  # asking for it each time asks the system for the process
         self._keep_alive_s = 0.0  # on the loop's clock: when the lease is to be renewed next
+        self._tell: Tell | None = None
+        self._tells_soon = False  # in this turn of the loop, the newest of all that is acknowledged in it
         self._changed = asyncio.Event()  # for `news`
         self._settled = asyncio.Event()  # something in flight is no more, or this is over
         self._quiet = asyncio.Event()  # the generation is there and nothing is in flight, or this is over
@@ -138,10 +148,34 @@ class Upload:
     async def put(self, seq: int, body: bytes) -> None:
         """Take batch `seq`: a chunk, or an array of chunks. Waits for room. Raises BadRequest, BrokerError."""
         try:
-            entry = requests.batch_of(self.request, self.target, self._parameters, seq, body)
+            entry = self._batch_of(seq, body)
         except BadRequest as error:
             raise BadRequest(error.code, f"batch {seq}: {error.detail}") from None
         await self._propose(entry)
+
+    def put_at_once(self, first_seq: int, bodies: Sequence[bytes]) -> bool:
+        """Take batches, if all of them make sense and there is room for them now; False: none has been taken."""
+        try:
+            entries = [self._batch_of(seq, body) for seq, body in enumerate(bodies, first_seq)]
+        except BadRequest:
+            return False
+        size_bytes = self._in_flight_bytes + sum([len(entry.body) for entry in entries])
+        if (
+            self.is_over
+            or self.in_flight + len(entries) > limits.UPLOAD_IN_FLIGHT_MAX
+            or size_bytes > limits.UPLOAD_IN_FLIGHT_BYTES_MAX
+            or not self._partition.has_room(entries[0])
+        ):
+            return False
+        try:
+            for entry in entries:
+                self._propose_now(entry)
+        except EngineStopped as error:
+            self.fail(error)
+        return True
+
+    def _batch_of(self, seq: int, body: bytes) -> Entry:
+        return requests.batch_of(self.request, self.target, self._parameters, seq, body)
 
     async def finish(self, seq: int, body: bytes) -> None:
         """Take the generation's finish, batch `seq`; when it is durable, that is the end. Raises as `put`."""
@@ -154,7 +188,7 @@ class Upload:
 
     async def keep_alive(self) -> None:
         """The client says that it is there: renew the lease of the generation, where that is due. Raises as `put`."""
-        if self._generation is not None and _clock() >= self._keep_alive_s:
+        if self._generation is not None and self._loop.time() >= self._keep_alive_s:
             await self._renew()
 
     def close(self) -> None:
@@ -190,6 +224,10 @@ class Upload:
                 return self._end
             await self._changed.wait()
 
+    def tell_with(self, tell: Tell) -> None:
+        """From here on `tell` gets acks, unless it does not take them; the end, and what it leaves, are `news`."""
+        self._tell = tell
+
     async def stop_request(self) -> JSONObject | None:
         """Who asked for the stop that ended the generation, and why; None where none did."""
         generation = self._generation
@@ -215,8 +253,10 @@ class Upload:
             await self._settled.wait()
         if not self._partition.has_room(entry):
             await self._partition.wait_for_room(entry)
-        if self.is_over:
-            return
+        if not self.is_over:
+            self._propose_now(entry)
+
+    def _propose_now(self, entry: Entry) -> None:
         self._quiet.clear()
         self.in_flight += 1
         self._in_flight_bytes += len(entry.body)
@@ -256,7 +296,7 @@ class Upload:
         generation = outcome.generation
         if generation is None:  # an accepted write always has one
             raise TypeError(f"an outcome of kind {entry.kind} without its generation")
-        self._keep_alive_s = _clock() + generation.lease_ms / 3000
+        self._keep_alive_s = self._loop.time() + generation.lease_ms / 3000
         if entry.kind == Kind.HEARTBEAT:
             return
         self._uploads.batches += 1
@@ -287,16 +327,39 @@ class Upload:
     def _set_end(self, end: End) -> None:
         self._end = end
         if self._patience is not None and self._patience.when() is None:
-            self._patience.reschedule(_clock() + limits.UPLOAD_STALL_S)
+            self._patience.reschedule(self._loop.time() + limits.UPLOAD_STALL_S)
         self._wake()
 
     def _settle(self, entry: Entry) -> None:
         self.in_flight -= 1
         self._in_flight_bytes -= len(entry.body)
-        self._wake()
+        if self._tell is None or self.is_over:
+            self._wake()
+            return
+        self._wake_reader()
+        if not self.in_flight:
+            self._tell_ack()
+        elif not self._tells_soon:
+            self._tells_soon = True
+            self._loop.call_soon(self._tell_ack)
+
+    def _tell_ack(self) -> None:
+        """Never raises, as `told`."""
+        self._tells_soon = False
+        if self._ack_told or self._tell is None or self.ack is None:
+            return
+        try:
+            self._ack_told = not self.is_over and self._tell(self.ack)
+        except Exception as error:  # noqa: BLE001 -- a bug of ours, and this upload's alone
+            self._refuse(self.problem(error))
+        if not self._ack_told:
+            self._changed.set()
 
     def _wake(self) -> None:
         self._changed.set()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
         self._settled.set()
         if self.is_over or (self._generation is not None and not self.in_flight):
             self._quiet.set()
@@ -312,14 +375,13 @@ class Upload:
             known = self._generation
             if self.is_over or known is None or known.status in ENDED:
                 return
-            stream = await self._partition.stream(path)
             now = await self._partition.generation(path, known.generation_id)
             if self._partition.draining:
                 raise leaving()
-            if stream is None or now is None or now.status in ENDED:
+            if now is None or now.status in ENDED:
                 await self._renew()  # its refusal says all that there is to say
             else:
-                await self._partition.wait(path, stream.incarnation, stream.tail, limits.UPLOAD_WATCH_S)
+                await self._partition.wait_for_end(path, known.generation_id, limits.UPLOAD_WATCH_S)
 
     async def _renew(self) -> None:
         await self._propose(requests.heartbeat_of(self.request, self.target))
@@ -357,7 +419,3 @@ def _stop_in(page: Page, generation_id: str) -> JSONObject:
             told: JSONObject = msgspec.json.decode(record)["value"]
             return {name: told[name] for name in ("requestedBy", "reason") if name in told}
     return {}
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()

@@ -8,7 +8,6 @@ Text frames, each one JSON object:
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import re
@@ -20,6 +19,7 @@ from broker import limits
 from broker.errors import BrokerError
 from broker.http import session_answers as answers, session_api, session_requests as requests
 from broker.http.bodies import Bodies
+from broker.http.direct import Direct, direct_socket_of
 from broker.http.endpoint import answer_error, request_of
 from broker.http.problems import BadRequest, Form, answer_with
 from broker.http.request import ClientLeft, Receive, Scope, headers_of, request_id_of
@@ -61,8 +61,8 @@ class WebSocketEndpoint:
             form = answers.about(target)
             with self._uploads.upload("websocket", request, target) as upload:
                 await send({"type": "websocket.accept", "headers": [(b"x-request-id", request_id)]})
-                reading = functools.partial(self._read, upload, receive)
-                await upload.run(reading, functools.partial(self._write, upload, send))
+                exchange = _Exchange(self._uploads, self._bytes_max, upload, direct_socket_of(scope), receive, send)
+                await upload.run(exchange.read, exchange.write)
         except (BadRequest, BrokerError) as error:
             response = answer_error(error, request_id.decode(), self._uploads.traffic, form)
             self._uploads.traffic.count(response.status)
@@ -74,27 +74,69 @@ class WebSocketEndpoint:
             # A bug of ours, and this connection's alone: the server closes it, and the client comes back.
             log.exception("upload %s failed", request_id.decode())
 
-    async def _read(self, upload: Upload, receive: Receive) -> None:
-        """Take every frame. Raises BadRequest, BrokerError, ClientLeft."""
-        while not upload.is_over:
-            message = await receive()
-            if message["type"] == "websocket.disconnect":
-                raise ClientLeft
-            if message["type"] == "websocket.receive":
-                await self._take(upload, message.get("text"))
 
-    async def _take(self, upload: Upload, text: str | None) -> None:
+class _Exchange:
+    """The two directions of one upload's connection."""
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        bytes_max: int,
+        upload: Upload,
+        direct: Direct[str] | None,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self._uploads = uploads
+        self._bytes_max = bytes_max
+        self._upload = upload
+        self._direct = direct
+        self._receive = receive
+        self._send = send
+        self._waits = False  # for a frame: nothing that came before is still to be taken
+        self._says = False  # something that is to come before the next ack
+
+    async def read(self) -> None:
+        """Take every frame. Raises BadRequest, BrokerError, ClientLeft."""
+        if self._direct is not None:
+            self._direct.take = self._take_at_once
+        try:
+            while not self._upload.is_over:
+                self._waits = True
+                message = await self._receive()
+                self._waits = False
+                if message["type"] == "websocket.disconnect":
+                    raise ClientLeft
+                if message["type"] == "websocket.receive":
+                    await self._take(message.get("text"))
+        finally:
+            if self._direct is not None:
+                self._direct.take = None
+
+    async def _take(self, text: str | None) -> None:
         if text is None:
             raise BadRequest(Code.INVALID_BODY, "a frame is text")
         match members(text):
             case {"seq": seq, "chunks": chunks, **more} if not more:
-                await upload.put(_seq(seq), self._within_bounds(chunks))
+                await self._upload.put(_seq(seq), self._within_bounds(chunks))
             case {"seq": seq, "finish": told, **more} if not more:
-                await upload.finish(_seq(seq), self._within_bounds(told))
+                await self._upload.finish(_seq(seq), self._within_bounds(told))
             case {"heartbeat": "true", **more} if not more:
-                await upload.keep_alive()
+                await self._upload.keep_alive()
             case _:
                 raise BadRequest(Code.INVALID_BODY, "a frame has seq and chunks, seq and finish, or heartbeat")
+
+    def _take_at_once(self, text: str) -> bool:
+        """Take a frame that is a batch and needs no waiting; False: it has not been taken."""
+        if not self._waits:
+            return False
+        try:
+            match members(text):
+                case {"seq": seq, "chunks": chunks, **more} if not more:
+                    return self._upload.put_at_once(_seq(seq), (self._within_bounds(chunks),))
+        except BadRequest:
+            pass
+        return False
 
     def _within_bounds(self, text: str) -> bytes:
         body = text.encode()
@@ -102,24 +144,33 @@ class WebSocketEndpoint:
             raise BadRequest(Code.BODY_TOO_LARGE, f"more than {self._bytes_max} bytes")
         return body
 
-    async def _write(self, upload: Upload, send: Send) -> None:
+    async def write(self) -> None:
         """Tell acks and the end."""
+        upload, send = self._upload, self._send
+        if self._direct is not None:
+            upload.tell_with(self._tell)
         news: Ack | End | None = await upload.news()
         while isinstance(news, Ack):
-            await _say(send, b'{"ack":%b}' % _encode(news))
+            self._says = True
+            await _say(send, _ack(news))
+            self._says = False
             news = await upload.news()
         if isinstance(news, Response):
-            await self._say_refusal(upload, news, send)
+            await self._say_refusal(news)
         elif isinstance(news, Finished) and news.answer is not None:
             await _say(send, b'{"finished":%b}' % news.answer.body)
             await send({"type": "websocket.close", "code": _NORMAL})
 
-    async def _say_refusal(self, upload: Upload, response: Response, send: Send) -> None:
-        stop = await upload.stop_request()
+    def _tell(self, ack: Ack) -> bool:
+        """Tell an ack in one go; False: it is not told."""
+        return not self._says and self._direct is not None and self._direct.write(_ack(ack))
+
+    async def _say_refusal(self, response: Response) -> None:
+        stop = await self._upload.stop_request()
         if stop is not None:
-            await _say(send, b'{"stop":%b}' % _encode(stop))
-        await _say(send, error_of(response))
-        await send({"type": "websocket.close", "code": self._close_code(response)})
+            await _say(self._send, b'{"stop":%b}' % _encode(stop))
+        await _say(self._send, error_of(response))
+        await self._send({"type": "websocket.close", "code": self._close_code(response)})
 
     def _close_code(self, response: Response) -> int:
         match response.status:
@@ -130,6 +181,10 @@ class WebSocketEndpoint:
             case 429 | 500 | 503:
                 return _LATER
         return _REFUSED
+
+
+def _ack(ack: Ack) -> bytes:
+    return b'{"ack":%b}' % _encode(ack)
 
 
 async def _say(send: Send, frame: bytes) -> None:

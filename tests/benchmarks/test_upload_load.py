@@ -32,7 +32,7 @@ def test_every_token_is_acknowledged_once_and_in_the_log(name: str, port: int) -
     targets = way.prepared(port, run, ANSWERS)
     seen = upload_load.run(port, targets, way.writer_of, warm_up_s=0.0, measured_s=SECONDS)
     due = [len(cadence.due(number, SECONDS)) for number in range(ANSWERS)]
-    assert seen.count == sum(due) > ANSWERS
+    assert seen.tokens == seen.latencies.count == sum(due) > ANSWERS
     for number, tokens in enumerate(due):
         assert chunks_of(port, f"{run}-{number}") == 2 + tokens
 

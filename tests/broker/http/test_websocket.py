@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from broker import App, Settings, create_app, limits
 from broker.core.entry import Entry, Kind
 from broker.errors import Unavailable
+from broker.http.direct import UploadSocketProtocol
 from broker.http.fast_reads import protocol
 from broker.http.problems import BadRequest
 from broker.http.websocket import members
@@ -52,7 +53,7 @@ async def serving(*, fast: bool = True, async_acks: bool = False) -> AsyncIterat
         app,
         port=0,
         http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
-        ws="websockets-sansio",
+        ws=UploadSocketProtocol if fast else "websockets-sansio",
         ws_max_size=BODY_BYTES_MAX + limits.FRAME_BYTES,
         lifespan="off",
         log_config=None,
