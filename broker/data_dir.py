@@ -115,6 +115,12 @@ class DataDir:
         """The store is about to be begun with this snapshot."""
         self._begun_with_path.write_text(f"{snapshot}\n", encoding="utf-8")
 
+    @property
+    def begun_with(self) -> str:
+        """The snapshot that the store was begun with; "" when it was not. Raises OSError."""
+        path = self._begun_with_path
+        return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+
     def distrusted_snapshots(self) -> set[str]:
         """Those that a store was begun with which was set aside later."""
         return {path.read_text(encoding="utf-8").strip() for path in self.path.glob("set-aside-*/begun-with")}

@@ -20,6 +20,7 @@ from broker.journal.cluster_record import decode_mark
 from broker.journal.segments import Segments
 from broker.limits import SEGMENT_BYTES
 from broker.signing import private_keys
+from broker.snapshot.form import name_of
 
 _PARTITION: Final = re.compile(r"partition-(\d+)")
 _COPY: Final = (
@@ -65,12 +66,29 @@ def examine(path: Path, *, thorough: bool = True, segment_bytes: int = SEGMENT_B
     try:
         partitions = sorted(folder for folder in path.iterdir() if _PARTITION.fullmatch(folder.name))
         if partitions:
-            return [_examine_locked(folder, thorough=thorough, segment_bytes=segment_bytes) for folder in partitions]
+            found = [_examine_locked(folder, thorough=thorough, segment_bytes=segment_bytes) for folder in partitions]
+            return [*found, *_examine_nodes_key(DataDir(path))]
         if not DataDir(path).store_path.exists() and not DataDir(path).journal_path.exists():
             raise StartError(f"{path} holds nothing of a broker", "name the folder that --data-dir of `serve` names")
         return [_examine_locked(path, thorough=thorough, segment_bytes=segment_bytes)]
     except OSError as error:
         raise StartError(f"{path}: {error.strerror}", "name a folder that this user can read") from error
+
+
+def _examine_nodes_key(data_dir: DataDir) -> list[Examined]:
+    """The key that webhooks are signed with lies beside the partitions; nothing where there is none."""
+    path = data_dir.signing_key_path
+    if not path.exists():
+        return []
+    found = Examined(str(path), start="signs webhooks with it, unless --signing-key names another one")
+    try:
+        private_keys(path.read_bytes(), path)
+    except Damaged as error:
+        found.verdict, found.start = Verdict.DAMAGED, f"refused: {error}"
+        found.findings.append(Finding(weight=Weight.DAMAGE, file=path.name, what=f"{error}; {error.hint}"))
+    else:
+        found.facts.append("the key that webhooks are signed with")
+    return [found]
 
 
 @contextmanager
@@ -117,6 +135,9 @@ class _Examination:
 
     def _examine_store(self, *, thorough: bool) -> None:
         path, found = self._dir.store_path, self._found
+        if not path.exists() and self._begins_without_store:
+            found.facts.append(f"there is no {path.name} yet")
+            return
         if not path.exists():
             what = "it is missing beside its journal"
             self._store.refusal = Damaged(f"{path.name} is missing beside {self._dir.journal_path.name}")
@@ -188,8 +209,17 @@ class _Examination:
         if reason:
             what = f"the store was found to be wrong ({reason}); the next start sets it aside and makes a new one"
             self._found.findings.append(Finding(weight=Weight.WARNING, file=self._dir.store_path.name, what=what))
+        if self._dir.begun_with:
+            self._found.facts.append(f"begun-with: the store was begun with {_snapshot(self._dir.begun_with)}")
+        copy = self._dir.snapshot_path
+        if copy.exists():
+            what = (
+                "a store on its way to or from the snapshots of the cluster, left by a node that was killed meanwhile;"
+                " the next start with --snapshot-dir removes it"
+            )
+            self._found.findings.append(Finding(weight=Weight.NOTE, file=copy.name, what=what))
         for aside in sorted(self._dir.path.glob("set-aside-*")):
-            self._found.facts.append(f"{aside.name} is a store that was set aside; a broker has no use for it")
+            self._found.facts.append(_told_aside(aside))
 
     def _add_damage(self, file: str, what: str) -> None:
         self._found.findings.append(Finding(weight=Weight.DAMAGE, file=file, what=what))
@@ -200,9 +230,16 @@ class _Examination:
     def _is_clusters(self) -> bool:
         return _PARTITION.fullmatch(self._dir.path.name) is not None or bool(self._store.head and self._store.head.mark)
 
+    @property
+    def _begins_without_store(self) -> bool:
+        """A node was killed before its first checkpoint, or between two stores: the cluster has all of it."""
+        return _PARTITION.fullmatch(self._dir.path.name) is not None and not self._dir.journal_path.exists()
+
     def _refusal(self) -> StartError | None:
         """Why a broker would not start; found by the very steps of a start, but for those that write."""
         if self._dir.quarantine_reason:  # it begins without this store
+            return None
+        if not self._dir.store_path.exists() and self._begins_without_store:
             return None
         if self._store.refusal is not None:
             return self._store.refusal
@@ -240,6 +277,8 @@ class _Examination:
             return f"refused: {refusal}"
         if self._dir.quarantine_reason:
             return "sets this store aside and makes a new one from the log of the cluster"
+        if not self._dir.store_path.exists():
+            return "makes a store from the newest snapshot of the cluster, or from all of its log"
         head = self._store.head
         index = head.applied_index if head else 0
         if self._is_clusters:
@@ -272,6 +311,23 @@ class _Examination:
             lost = f"what came later, up to index {examined.next_index - 1} at least, was acknowledged and is lost"
         does = f"`streamfold doctor {self._found.path} --salvage OUT` makes a new folder"
         return [f"{does} of everything up to index {good_index - 1}; {lost}."] if refusal else []
+
+
+def _snapshot(text: str) -> str:
+    """A snapshot for people, by its name."""
+    name = name_of(text)
+    return text if name is None else f"the snapshot {text}, which ends at position {name.position}"
+
+
+def _told_aside(folder: Path) -> str:
+    """What a store that was set aside is, as far as it can be told."""
+    aside, why = DataDir(folder), folder / "why"
+    told = f"{folder.name} is a store that was set aside; a broker has no use for it"
+    if why.exists():
+        told += f"; it was found to be wrong: {why.read_text(encoding='utf-8', errors='replace').strip()}"
+    if aside.begun_with:
+        told += f"; it was begun with {_snapshot(aside.begun_with)}, which is not used again"
+    return told
 
 
 def _time(time_ms: int) -> str:
