@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from broker.data_dir import DataDir
-from broker.errors import StartError
+from broker.errors import EngineStopped, StartError
 from broker.http import admin, openapi, session_api, session_list, status, stream_api, subscription_api
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
@@ -172,6 +172,12 @@ class App:
         finally:
             await self._webhooks.aclose()
             await self.partition.aclose()
+
+    @property
+    def spoiled(self) -> EngineStopped | None:
+        """Why nothing can be shown or done here any more before another process begins anew; None as long as it can."""
+        failure = self.partition.failure
+        return failure if isinstance(failure, EngineStopped) and failure.spoils_reads else None
 
     def drain(self) -> None:
         """Not ready any more, and live reads end; requests in flight still finish."""

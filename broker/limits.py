@@ -168,6 +168,9 @@ of them does not fill the log."""
 LAG_S_MAX: Final = 10.0
 """A node that is behind for so long is not ready: above what losing a node of Kafka takes, which all nodes notice at
 the same time."""
+FAILURE_TOLD_S: Final = 10.0
+"""How long a node that has to begin anew says so before it ends: a health check or two, mostly a scrape of its metrics.
+Until it is back the other nodes serve."""
 AHEAD_RECORDS: Final = 64
 """Records that are decoded, and have their rows loaded, together: so many that one wait for the store does not matter,
 so few that applying them holds up others of this process for milliseconds."""

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,12 +20,14 @@ import uvicorn
 
 from broker import limits
 from broker.app import App, create_app
-from broker.errors import Damaged, StartError
+from broker.errors import Damaged, EngineStopped, StartError
 from broker.http.admin import switch
 from broker.http.direct import UploadSocketProtocol
 from broker.http.fast_reads import protocol
 from broker.settings import ENGINES, Engine, Settings
 from consumer.wire import Durability
+
+log = logging.getLogger("streamfold.serve")
 
 _PROMISES: Final = {
     Durability.FSYNC: "what is acknowledged survives a crash and power loss",
@@ -33,6 +35,10 @@ _PROMISES: Final = {
     Durability.MEMORY: "NOTHING survives the end of this process",
 }
 _DEFAULTS: Final = Settings()
+BEGIN_ANEW_STATUS: Final = 75
+"""EX_TEMPFAIL of <sysexits.h>: whoever starts it again helps."""
+_OPENINGS_MAX: Final = 3
+"""A log that is trimmed faster than it can be read is not caught up with by trying more often."""
 _M_MMAP_THRESHOLD: Final = -3  # <malloc.h>
 
 
@@ -204,6 +210,9 @@ def serve(  # noqa: PLR0913 -- one for each option
     """Run a broker until SIGTERM or Ctrl+C.
 
     Every option may be given as an environment variable, STREAMFOLD_ and its name.
+
+    Exit status: 0 it was told to stop, 1 it cannot start like this, 75 it has to begin anew (a node of a cluster whose
+    store is not what the log makes): start it again.
     """
     if engine == "kafka" and not kafka_bootstrap:
         raise click.UsageError("--engine kafka needs --kafka-bootstrap")
@@ -243,7 +252,7 @@ def serve(  # noqa: PLR0913 -- one for each option
     try:
         _require_secure(settings)
         with _bound(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(create_app(settings), listener))
+            runner.run(_serve(settings, listener))
     except StartError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:
@@ -251,6 +260,11 @@ def serve(  # noqa: PLR0913 -- one for each option
         if isinstance(error, Damaged):
             click.echo(f"hint: `streamfold doctor {settings.data_dir}` says what is damaged, and what helps", err=True)
         sys.exit(1)
+    except EngineStopped as error:
+        click.echo(f"error: the engine stopped: {error}", err=True)
+        if error.spoils_reads:
+            click.echo("hint: start it again: it begins with the newest snapshot, or with all of the log", err=True)
+        sys.exit(BEGIN_ANEW_STATUS if error.spoils_reads else 1)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -258,12 +272,36 @@ def _is_news(record: logging.LogRecord) -> bool:
     return "without completing response" not in record.getMessage()
 
 
-async def _serve(app: App, listener: socket.socket) -> None:
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve until told to stop. Raises StartError, and EngineStopped when this process has to begin anew."""
     _tune()
-    _switch_on_signals(app)
-    async with app.running():
+    async with AsyncExitStack() as stack:
+        app = await opened(settings, stack)
         with _signals_absorbed():
             await _Server(app, listener).serve(sockets=[listener])
+    if app.spoiled is not None:
+        raise app.spoiled
+
+
+async def opened(settings: Settings, stack: AsyncExitStack) -> App:
+    """A broker that runs until `stack` is closed. Raises StartError, and EngineStopped.
+
+    A cluster's log may lose what comes next while it is read at the start, to a trim that passes by: once more, with a
+    snapshot that is newer than that.
+    """
+    openings = 0
+    while True:
+        openings += 1
+        app = create_app(settings)
+        _switch_on_signals(app)
+        try:
+            await stack.enter_async_context(app.running())
+        except EngineStopped as error:
+            if not error.spoils_reads or openings == _OPENINGS_MAX:
+                raise
+            log.warning("the engine stopped at its start, and begins anew: %s", error)
+        else:
+            return app
 
 
 def _switch_on_signals(app: App) -> None:
@@ -305,6 +343,19 @@ class _Server(uvicorn.Server):
         )
         self._broker = app
         self._listener = listener
+        self._spoiled_at: float | None = None  # by the event loop's clock
+
+    async def on_tick(self, counter: int) -> bool:
+        return self._has_told_failure() or await super().on_tick(counter)
+
+    def _has_told_failure(self) -> bool:
+        """Whether this process has to begin anew, and load balancers and monitoring have had the time to see why."""
+        if self._broker.spoiled is None:
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._spoiled_at is None:
+            self._spoiled_at = now
+        return now >= self._spoiled_at + limits.FAILURE_TOLD_S
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

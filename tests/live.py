@@ -121,6 +121,10 @@ class Broker:
         self._running().send_signal(signal.SIGTERM)
         return await self._wait_for_exit()
 
+    async def left(self) -> int:
+        """Its exit status, once it has ended by itself. Raises BrokerFailedError as `stop` does."""
+        return await self._wait_for_exit()
+
     def send(self, number: signal.Signals) -> None:
         """Send its process a signal. Raises BrokerFailedError when it does not run."""
         self._running().send_signal(number)

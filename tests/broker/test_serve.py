@@ -5,11 +5,16 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
+from broker.app import App, create_app
+from broker.journal.shared_log import LogLost
+from broker.serve import opened
+from broker.settings import Settings
 from tests.live import HOST, Broker, free_port
 
 PROGRAM = Path(sysconfig.get_path("scripts"), "streamfold")
@@ -81,3 +86,30 @@ async def test_sigterm_ends_live_reads_with_a_hint_and_leaves_nothing_out(tmp_pa
         await broker.start()
         async with httpx.AsyncClient(base_url=broker.url) as client:
             assert (await client.get("/v1/stream/a")).content == b"kept"
+
+
+@pytest.mark.parametrize("losses", [0, 2, 3])
+async def test_broker_whose_log_is_trimmed_while_it_starts_begins_anew_a_few_times(
+    losses: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a snapshot that is newer than what was trimmed: there is one by then."""
+    apps: list[App] = []
+
+    async def lost() -> None:
+        raise LogLost("position 0 is asked for, Kafka has 3 to 5")
+
+    def created(settings: Settings) -> App:
+        apps.append(create_app(settings))
+        if len(apps) <= losses:
+            monkeypatch.setattr(apps[-1].partition, "open", lost)
+        return apps[-1]
+
+    monkeypatch.setattr("broker.serve.create_app", created)
+    async with AsyncExitStack() as stack:
+        if losses == 3:
+            with pytest.raises(LogLost):
+                await opened(Settings(data_dir=tmp_path), stack)
+        else:
+            app = await opened(Settings(data_dir=tmp_path), stack)
+            assert app is apps[losses]
+            assert app.partition.healthy

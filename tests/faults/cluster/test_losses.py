@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from broker.partitions import place_of
+from broker.serve import BEGIN_ANEW_STATUS
 from tests.eventually import eventually
 from tests.faults.cluster.nodes import PARTITIONS, Nodes, refusals
 from tests.faults.cluster.replicas import stored
@@ -75,7 +76,8 @@ async def test_nodes_whose_topic_is_made_anew_while_they_run_stop_and_say_so(
                 assert await status("GET", node) == 503
                 assert "the log" in node.log_text()
             for node in nodes.all:
-                await node.stop()
+                assert await node.left() == BEGIN_ANEW_STATUS
+                assert "hint: start it again" in node.log_text()
                 await refusals(node)
                 assert list(node.data_dir.glob("*/set-aside-*"))
             nodes.all.append(new)

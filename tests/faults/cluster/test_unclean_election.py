@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from broker.serve import BEGIN_ANEW_STATUS
 from tests.eventually import eventually
 from tests.faults.cluster.election import ElectionFailedError, elect_whoever_is_there
 from tests.faults.cluster.nodes import PARTITIONS, Nodes, refusals
@@ -124,7 +125,7 @@ async def test_nodes_that_have_what_kafka_lost_say_so_and_begin_anew(tmp_path: P
         async with nodes.paused(frozen):
             await lead_with_the_one_that_is_behind(nodes, behind)
             await tells_that_it_stopped(running)
-            await running.kill()
+            assert await running.left() == BEGIN_ANEW_STATUS
             await refusals(running)
             left = await texts(running)
             assert all(acked.startswith(left[stream]) for stream, acked in writers.acked.items())
@@ -135,7 +136,7 @@ async def test_nodes_that_have_what_kafka_lost_say_so_and_begin_anew(tmp_path: P
             assert all(now.position > then for now, then in zip(await nodes.replayed(), length, strict=True))
             assert "another record" in await refusals(down)
         await tells_that_it_stopped(frozen)
-        await frozen.kill()
+        assert await frozen.left() == BEGIN_ANEW_STATUS
         await refusals(frozen)
         await writers.write("in the end", 1, *nodes.all)
         for node in nodes.all:
