@@ -196,12 +196,12 @@ _BESIDE: Final = (
     Stage("store: checkpoints", ("broker.store.sqlite:write_checkpoint",), beside=True),
 )
 _APPEND: Final = (
-    Stage("uvicorn's parser and what it calls", ("broker.http.fast_path:AppendProtocol.data_received",)),
-    Stage("headers", ("broker.http.fast_path:headers_of", "broker.http.fast_path:FastAppends.takes")),
-    Stage("request to entry", ("broker.http.fast_path:entry_of", "broker.http.fast_path:FastAppends.begin")),
+    Stage("from the socket's bytes on", ("broker.http.fast_path:AppendProtocol.data_received",)),
+    Stage("the head, when it is plain", ("broker.http.fast_path:read_plain_head",)),
+    Stage("request to entry", ("broker.http.fast_path:entry_of", "broker.http.fast_path:Append.begin")),
     *_APPLIED,
-    Stage("outcome to answer", ("broker.http.fast_path:answer", "broker.http.fast_path:FastAppends.tell")),
-    Stage("answer to bytes", ("broker.http.fast_path:AppendProtocol._answer",)),
+    Stage("outcome to answer", ("broker.http.fast_path:answer", "broker.http.fast_path:Append.set_result")),
+    Stage("answer to bytes", ("broker.http.fast_path:AppendProtocol.answer",)),
     *_BESIDE,
 )
 

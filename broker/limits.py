@@ -26,6 +26,10 @@ PATH_BYTES_MAX: Final = 1024
 DECODED_PATHS_MAX: Final = 1_024
 """Paths that are not decoded anew for each request. Every generation has some of its own, which come and go; decoding
 one costs a few microseconds."""
+PLAIN_HEAD_BYTES_MAX: Final = 1_024
+"""The head of a request that is read without the parser. Longer ones carry what is rare: cookies, tokens of proxies."""
+PLAIN_HEADS_MAX: Final = 1_024
+"""Heads that are not read anew for each request: writers send the same ones again, but for a length or a number."""
 ID_CHARS_MAX: Final = 128
 """Session, generation, message ids and lanes."""
 HEADER_CHARS_MAX: Final = 256

@@ -1,9 +1,9 @@
 """Appends to streams without an ASGI task: the same decisions as `stream_api`, with less around them.
 
 Most of what a broker does is small appends, and for them a task, a context and four awaits cost as much as everything
-else. Here the bytes of a request lead to an entry in the parser's own call, and its outcome is written to the socket by
-the future's. Anything unusual goes the usual way: another method or path, a large body, `Expect`, an upgrade, a
-connection that does not take its answers, a broker without room.
+else. Here the bytes of a request lead to an entry as they arrive, plain ones past the parser (`plain_head`), and its
+outcome is written to the socket as soon as it is known. Anything unusual goes the usual way: another method or path, a
+large body, `Expect`, an upgrade, a connection that does not take its answers, a broker without room.
 
 `fast_reads` has what goes into uvicorn's `http` setting. Entries and answers are made by the functions of `streams`,
 and a test holds the two ways to the same answers.
@@ -12,19 +12,19 @@ and a test holds the two ways to the same answers.
 from __future__ import annotations
 
 import logging
+import re
 from asyncio import TimerHandle
 from collections.abc import Callable, Iterable
-from functools import partial
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.http.direct import EXTENSION, DirectBody
 from broker.http.endpoint import answer_error
+from broker.http.plain_head import PlainHead, is_unusual, read_plain_head
 from broker.http.request import Headers, Request, Scope, decode_path, headers_of, request_id_of
 from broker.http.response import COMMON, Header, Response
 from broker.http.stream_api import PREFIX, is_reserved
@@ -35,28 +35,57 @@ from consumer.wire import NDJSON
 
 log = logging.getLogger("streamfold.http")
 
-Tell = Callable[[str, Response], None]
-"""Takes the answer: request id and response."""
-
 _STATUS_LINE: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
-_UNUSUAL: Final = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"})
+
+_BEHIND_PATH: Final = re.compile(rb"[?#]")
 
 
-def _lines(headers: Iterable[Header]) -> bytes:
+def lines(headers: Iterable[Header]) -> bytes:
+    """Headers as they are sent."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-_COMMON: Final = _lines(COMMON)
+_COMMON: Final = lines(COMMON)
+
+
+class Cycle(Protocol):
+    """A request in hand, as `AppendProtocol.answer` needs it."""
+
+    keep_alive: bool
+    response_complete: bool
+
+
+Answer = Callable[[Cycle, str, Response], None]
+"""Takes the answer: to which request, its id, and the response."""
 
 
 class Append:
-    """A plain append in hand: to uvicorn's protocol what its own cycles are, and no more of that than it looks at."""
+    """A plain append in hand.
 
-    __slots__ = ("body", "disconnected", "headers", "keep_alive", "message_event", "more_body", "response_complete")
+    To uvicorn's protocol it is what its own cycles are, and no more of that than it looks at; to the partition it is a
+    `Waiter` that answers as soon as it is told: a future would do so a turn of the event loop later.
+    """
 
-    def __init__(self, headers: Headers, *, keep_alive: bool) -> None:
+    __slots__ = (
+        "_appends",
+        "_entry",
+        "_request",
+        "_request_id",
+        "_tell",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+    )
+
+    def __init__(self, appends: FastAppends, headers: Headers, tell: Answer, *, keep_alive: bool) -> None:
+        self._appends = appends
+        self._tell = tell
         self.headers = headers
         self.keep_alive = keep_alive  # a server that shuts down takes it back
         self.body = b""
@@ -64,6 +93,54 @@ class Append:
         self.disconnected = False
         self.response_complete = False
         self.message_event = _NOBODY
+
+    def begin(self, target: bytes, body: bytes) -> bool:
+        """Propose what a whole request asks for; it is answered at once when it makes no sense.
+
+        False: it has to go the usual way, and nothing is answered.
+        """
+        self.more_body = False
+        self._request_id = request_id = request_id_of(self.headers).decode()
+        partition = self._appends.partition
+        try:
+            path = decode_path(target[len(PREFIX) :])
+            if is_reserved(path):
+                return False
+            require_method("POST", path)
+            self._request = request = Request("POST", path, self.headers, b"", target, request_id)
+            self._entry = entry = entry_of(request, body)
+            if not partition.has_room(entry):
+                return False
+            partition.propose_for(self, entry)
+        except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
+            self.set_exception(error)
+        return True
+
+    def done(self) -> bool:
+        """As in `Waiter`."""
+        return False
+
+    def set_result(self, outcome: Outcome) -> None:
+        """Answer with what the entry did. Never raises: others wait behind this."""
+        appends = self._appends
+        try:
+            response = answer(self._request, self._entry, outcome, appends.partition.durability)
+        except Exception as error:  # noqa: BLE001 -- a bug of ours, and this request's alone
+            response = answer_error(error, self._request_id, appends.traffic)
+        self._answer(response)
+
+    def set_exception(self, error: Exception) -> None:
+        """Answer with why there is no outcome. Never raises, as above."""
+        self._answer(answer_error(error, self._request_id, self._appends.traffic))
+
+    def _answer(self, response: Response) -> None:
+        traffic = self._appends.traffic
+        traffic.count(response.status)
+        try:
+            self._tell(self, self._request_id, response)
+        except Exception:
+            traffic.bugs += 1
+            log.exception("the answer to %s could not be sent", self._request_id)
 
 
 class _Nobody:
@@ -80,107 +157,74 @@ class FastAppends:
     """What appends need of the broker; one for all connections."""
 
     def __init__(self, partition: Partitioned, traffic: Traffic, body_bytes_max: int) -> None:
-        self._partition = partition
-        self._traffic = traffic
+        self.partition = partition
+        self.traffic = traffic
         # Above its own mark uvicorn stops reading until an application asks for more.
         self._body_bytes_max = min(body_bytes_max, HIGH_WATER_LIMIT)
         self._dated: list[Header] | None = None
-        self._date = b""
+        self._heads: dict[int, bytes] = {}
 
-    def date(self, default_headers: list[Header]) -> bytes:
-        """The lines of uvicorn's default headers, the date among them: a new list every second."""
+    def head(self, status: int, default_headers: list[Header]) -> bytes:
+        """What every answer of this status begins with; uvicorn's headers, the date, are a new list each second."""
         if default_headers is not self._dated:
-            self._dated, self._date = default_headers, _lines(default_headers)
-        return self._date
+            self._dated, self._heads = default_headers, {}
+        head = self._heads.get(status)
+        if head is None:
+            head = self._heads[status] = _STATUS_LINE[status] + lines(default_headers) + _COMMON
+        return head
 
     def takes(self, method: bytes, target: bytes, headers: Headers) -> bool:
         """Whether this request, of which the head has arrived, is a plain append."""
-        if method != b"POST" or not target.startswith(PREFIX) or b"?" in target or not _UNUSUAL.isdisjoint(headers):
+        if method != b"POST" or not target.startswith(PREFIX) or _BEHIND_PATH.search(target) or is_unusual(headers):
             return False
         length = headers.get(b"content-length", b"")
         return length.isdigit() and int(length) <= self._body_bytes_max
 
-    def begin(self, target: bytes, headers: Headers, body: bytes, tell: Tell) -> bool:
-        """Propose what a whole request asks for; `tell` gets the answer, at once when it makes no sense.
-
-        False: it has to go the usual way, and `tell` hears nothing.
-        """
-        request_id = request_id_of(headers).decode()
-        try:
-            path = decode_path(target[len(PREFIX) :])
-            if is_reserved(path):
-                return False
-            require_method("POST", path)
-            request = Request("POST", path, headers, b"", target, request_id)
-            entry = entry_of(request, body)
-            if not self._partition.has_room(entry):
-                return False
-            self._partition.propose_for(_Proposed(self, request, entry, tell), entry)
-        except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
-            self.tell_error(tell, request_id, error)
-        return True
-
-    def tell(self, tell: Tell, request: Request, entry: Entry, outcome: Outcome) -> None:
-        """Answer with what the entry did. Never raises: others wait behind this."""
-        try:
-            response = answer(request, entry, outcome, self._partition.durability)
-        except Exception as error:  # noqa: BLE001 -- a bug of ours, and this request's alone
-            response = answer_error(error, request.request_id, self._traffic)
-        self._send(tell, request.request_id, response)
-
-    def tell_error(self, tell: Tell, request_id: str, error: Exception) -> None:
-        """Answer with why there is no outcome. Never raises, as above."""
-        self._send(tell, request_id, answer_error(error, request_id, self._traffic))
-
-    def _send(self, tell: Tell, request_id: str, response: Response) -> None:
-        self._traffic.count(response.status)
-        try:
-            tell(request_id, response)
-        except Exception:
-            self._traffic.bugs += 1
-            log.exception("the answer to %s could not be sent", request_id)
-
-
-class _Proposed:
-    """A `partition.Waiter` that answers as soon as it is told: a future would do so a turn of the event loop later."""
-
-    __slots__ = ("_appends", "_entry", "_request", "_tell")
-
-    def __init__(self, appends: FastAppends, request: Request, entry: Entry, tell: Tell) -> None:
-        self._appends = appends
-        self._request = request
-        self._entry = entry
-        self._tell = tell
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, outcome: Outcome) -> None:
-        self._appends.tell(self._tell, self._request, self._entry, outcome)
-
-    def set_exception(self, error: Exception) -> None:
-        self._appends.tell_error(self._tell, self._request.request_id, error)
+    def takes_plain(self, head: PlainHead) -> bool:
+        """The same of one whose head is plain."""
+        return head.target.startswith(PREFIX) and head.body_bytes <= self._body_bytes_max
 
 
 class AppendProtocol(HttpToolsProtocol):
     """uvicorn's, but for plain appends. Order on a connection is uvicorn's business, and stays it."""
 
     appends: ClassVar[FastAppends]
+    _is_within = False  # a request that the parser has not seen the end of
     cycle: Any  # a RequestResponseCycle of uvicorn's, an Append, or None
     _idle_from_s: float | None = None  # by the loop's clock; None while a request is arriving or in hand
     _idle_timer: TimerHandle | None = None
     _direct: DirectBody | None = None  # for the request that is arriving
 
+    def data_received(self, data: bytes) -> None:
+        """Begin an append that is here as a whole and plain; anything else is for the parser."""
+        if self._is_within or not self._is_free() or not self._append(data):
+            super().data_received(data)
+
+    def _append(self, data: bytes) -> bool:
+        head = read_plain_head(data)
+        if head is None or not self.appends.takes_plain(head):
+            return False
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        self._idle_from_s = None
+        before = self.cycle
+        self.cycle = append = Append(self.appends, head.headers, self.answer, keep_alive=True)
+        begun = append.begin(head.target, data[len(data) - head.body_bytes :])
+        if not begun:
+            self.cycle = before
+        return begun
+
     def on_message_begin(self) -> None:
         """Get ready for a request; the scope, which an append does without, is made when it is needed."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._idle_from_s = self._direct = None
+        self._is_within = True
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
         headers = headers_of(self.headers)
-        if self._is_free() and self.appends.takes(self.parser.get_method(), self.url, headers):
-            self.cycle = Append(headers, keep_alive=self.parser.should_keep_alive())
+        if self._may_take() and self.appends.takes(self.parser.get_method(), self.url, headers):
+            self.cycle = Append(self.appends, headers, self.answer, keep_alive=self.parser.should_keep_alive())
         else:
             self._go_the_usual_way()
             if headers.get(b"content-type", b"").startswith(NDJSON.encode()):
@@ -200,16 +244,15 @@ class AppendProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Begin an append that is here as a whole."""
+        self._is_within = False
         append = self.cycle
         if not isinstance(append, Append):
             super().on_message_complete()
-        elif not append.response_complete:
-            append.more_body = False
-            if not self.appends.begin(self.url, append.headers, append.body, partial(self._answer, append)):
-                append.response_complete = True  # it never was one: head and body go to uvicorn as they came
-                self._go_the_usual_way()
-                self.cycle.body += append.body
-                super().on_message_complete()
+        elif not append.response_complete and not append.begin(self.url, append.body):
+            append.response_complete = True  # it never was one: head and body go to uvicorn as they came
+            self._go_the_usual_way()
+            self.cycle.body += append.body
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, for as long as uvicorn would: with one timer, not with a new one each time."""
@@ -217,7 +260,8 @@ class AppendProtocol(HttpToolsProtocol):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self._idle_from_s = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_idle)
@@ -245,26 +289,29 @@ class AppendProtocol(HttpToolsProtocol):
         self.headers.extend(headers)  # the scope has this list
         super().on_headers_complete()
 
+    def _may_take(self) -> bool:
+        """Whether the request of which the parser has seen the head may be answered here."""
+        return self._is_free() and self.parser.get_http_version() == "1.1"
+
     def _is_free(self) -> bool:
         """Whether a request may be answered here: nothing is in hand, and the connection takes its answers."""
         return (
             (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
-            and self.parser.get_http_version() == "1.1"
             and (self.limit_concurrency is None or len(self.connections) < self.limit_concurrency)
         )
 
-    def _answer(self, append: Append, request_id: str, response: Response) -> None:
+    def answer(self, cycle: Cycle, request_id: str, response: Response) -> None:
         """What uvicorn's own `send` does with a response that is whole."""
-        append.response_complete = True
-        if self.transport.is_closing():
+        cycle.response_complete = True
+        transport = self.transport
+        if transport.is_closing():
             return
-        head = [_STATUS_LINE[response.status], self.appends.date(self.server_state.default_headers), _COMMON]
-        head += (b"x-request-id: ", request_id.encode(), b"\r\n")
-        for name, value in response.headers:
-            head += (name, b": ", value, b"\r\n")
-        head.append(b"\r\n" if append.keep_alive else b"connection: close\r\n\r\n")
-        self.transport.write(b"".join(head) + response.body)
-        if not append.keep_alive:
-            self.transport.close()
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        head = self.appends.head(response.status, self.server_state.default_headers)
+        transport.write(
+            b"%bx-request-id: %b\r\n%b%b%b" % (head, request_id.encode(), lines(response.headers), end, response.body)
+        )
+        if not cycle.keep_alive:
+            transport.close()
         self.on_response_complete()

@@ -14,16 +14,17 @@ import asyncio
 import logging
 from collections.abc import MutableMapping
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 from broker import limits
 from broker.errors import EngineStopped
 from broker.http import sse
 from broker.http.endpoint import Respond, answer_error
-from broker.http.fast_path import Append, AppendProtocol, FastAppends
+from broker.http.fast_path import AppendProtocol, FastAppends, lines
 from broker.http.following import Followed, Follower, Told
 from broker.http.request import Headers, Request, decode_path, headers_of, request_id_of
-from broker.http.response import COMMON, Header, Response
+from broker.http.response import Response
 from broker.http.stream_api import PREFIX
 from broker.http.traffic import Traffic
 
@@ -32,14 +33,6 @@ log = logging.getLogger("streamfold.http")
 _LIVE: Final = b"live=sse"
 _UNUSUAL: Final = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-length"})
 _END: Final = b"0\r\n\r\n"
-
-
-def _line(header: Header) -> bytes:
-    return b"%b: %b\r\n" % header
-
-
-_OK: Final = b"HTTP/1.1 200 OK\r\n"
-_COMMON: Final = b"".join(map(_line, COMMON))
 
 
 class FastReads:
@@ -154,7 +147,7 @@ class LiveReader:
         request_id = request_id_of(headers)
         response = await self._reads.respond(target, headers, request_id.decode(), self._protocol.scheme or "http")
         if isinstance(response, Response):
-            self._protocol.answer_whole(self, request_id.decode(), response)
+            self._protocol.answer(self, request_id.decode(), response)
             self.leave()
             return
         self._protocol.write_head(self, request_id, response)
@@ -260,7 +253,7 @@ class ReadProtocol(AppendProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
-        if _LIVE in self.url and self._is_free():
+        if _LIVE in self.url and self._may_take():
             headers = headers_of(self.headers)
             if self.reads.takes(self.parser.get_method(), self.url, headers):
                 self.cycle = self._reader = LiveReader(self.reads, self, keep_alive=self.parser.should_keep_alive())
@@ -271,7 +264,9 @@ class ReadProtocol(AppendProtocol):
 
     def on_message_complete(self) -> None:
         """Nothing is behind the head of a read."""
-        if not isinstance(self.cycle, LiveReader):
+        if isinstance(self.cycle, LiveReader):
+            self._is_within = False
+        else:
             super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -286,18 +281,13 @@ class ReadProtocol(AppendProtocol):
         if self._reader is not None:
             self._reader.wake()
 
-    def answer_whole(self, reader: LiveReader, request_id: str, response: Response) -> None:
-        """Send what is no stream of events."""
-        reader.response_complete = True
-        self._answer(Append({}, keep_alive=reader.keep_alive), request_id, response)
-
     def write_head(self, reader: LiveReader, request_id: bytes, response: Followed) -> None:
         """Send the head of a response whose body comes over time."""
         headers = [(b"x-request-id", request_id), *response.headers, (b"transfer-encoding", b"chunked")]
         if not reader.keep_alive:
             headers.append((b"connection", b"close"))
-        date = self.appends.date(self.server_state.default_headers)
-        self.transport.write(b"".join([_OK, date, _COMMON, *map(_line, headers), b"\r\n"]))
+        head = self.appends.head(HTTPStatus.OK, self.server_state.default_headers)
+        self.transport.write(b"".join([head, lines(headers), b"\r\n"]))
 
 
 def protocol(appends: FastAppends, reads: FastReads) -> type[ReadProtocol]:
