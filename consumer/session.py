@@ -7,12 +7,12 @@ log is what `GET /messages` answers. Pure: no clock, no socket, no file.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import msgspec
 
-from consumer.fold import BadMessage, Fold, UnknownFormat, ui_message
 from consumer.plain import DEPTH_MAX, JSON, JSONObject, NotJSON, decode, encode, nests_within
+from consumer.turn import Turn, given, status_of
 from consumer.wire import ENDED, RecordType, Status
 
 _CHUNK_DEPTH_MAX: Final = DEPTH_MAX - 2
@@ -20,11 +20,6 @@ _CHUNK_DEPTH_MAX: Final = DEPTH_MAX - 2
 _FLAT_BYTES_MAX: Final = 2 * _CHUNK_DEPTH_MAX
 """A record that is no longer holds no chunk that nests more deeply: each level costs its two brackets."""
 _NUMBER_DIGITS_MAX: Final = 16
-
-_OF_THE_RUN: Final = ("metadata", "usage", "model")
-"""Where a run tells of itself: its end, or what its format has for that in the message."""
-_WITH_RESULT: Final = frozenset({"output-available", "output-error", "output-denied"})
-_ENDING_FACTS: Final = ("reason", "error", "usage", "metadata", "endedAt")
 
 
 class BadSessionState(ValueError):
@@ -55,106 +50,7 @@ class _GenerationValue(msgspec.Struct, rename="camel"):
     continues: str | None = None
 
 
-class _Stored(msgspec.Struct, forbid_unknown_fields=True):
-    """The form of `dump`. Another meaning of a field is another version."""
-
-    version: Literal[2]
-    facts: dict[str, Any]
-    chunks: list[tuple[str, Annotated[int, msgspec.Meta(ge=0)]]]
-    fold: dict[str, Any] | None
-
-
 _chunk_decoder: Final = msgspec.json.Decoder(_ChunkRecord)
-
-
-class _Turn:
-    """One message of the session as it stands.
-
-    `facts` is its item; while it is open and `fold` is there, the item's message is the fold's. `chunks` counts the
-    chunks of each generation that has written it, in their order, folded or not: it is the number that the next chunk
-    bears, so a chunk seen before is told from it, and a hole is never folded over. Only the last of them may be open.
-
-    The fold outlives an end that is not complete: another generation may go on from there, amid a text or a tool call.
-    What is complete is continued as its format continues a message.
-    """
-
-    __slots__ = ("chunks", "facts", "fold", "is_open", "message_id", "ordinal")
-
-    def __init__(self, ordinal: int, message_id: str, facts: JSONObject) -> None:
-        self.ordinal = ordinal
-        self.message_id = message_id
-        self.facts = facts
-        self.is_open = _status(facts) not in ENDED
-        self.fold: Fold | None = None
-        self.chunks: dict[str, int] = {}
-
-    def begin(self, generation_id: str, chunk_format: str) -> None:
-        """The first generation that writes it."""
-        self.chunks[generation_id] = 0
-        try:
-            self.fold = Fold.start(chunk_format)
-        except UnknownFormat:
-            self.fold = None  # its chunks are counted, its status is told, its message stays null
-
-    def go_on(self, generation_id: str, lane: str, value: JSONObject) -> bool:
-        """Another generation goes on with what ended. False if how to do so is not known here."""
-        complete = self.facts["status"] == Status.COMPLETE.value
-        if self.fold is None and complete:
-            self.fold = _continued(self.facts)
-        known = complete or self.fold is not None or self.facts["message"] is None
-        kept = {name: fact for name, fact in self.facts.items() if name not in (*_ENDING_FACTS, "missing")}
-        told = {"status": Status.STREAMING.value, "generationId": generation_id, "lane": lane}
-        self.facts = {**kept, **told, **_given(value, "metadata")}
-        self.chunks[generation_id] = 0
-        self.is_open = True
-        return known
-
-    def add(self, generation_id: str, chunk: JSON) -> None:
-        self.chunks[generation_id] += 1
-        self.facts["status"] = Status.STREAMING.value
-        if self.fold is not None:
-            self.fold.add(chunk)
-
-    def end(self, status: Status, value: JSONObject) -> None:
-        message = self.facts["message"] if self.fold is None else self.fold.message
-        if self.fold is not None and status is Status.COMPLETE:
-            message = self.fold.final() or message
-            self.fold = None
-        self.facts = {**self.facts, "message": message, "status": status.value, **_given(value, *_ENDING_FACTS)}
-        missing = [] if status is Status.COMPLETE else _missing(self.facts)
-        if missing:
-            self.facts["missing"] = missing
-        self.is_open = False
-
-    def item(self) -> JSONObject:
-        if self.fold is None or not self.is_open:
-            return {**self.facts}
-        return {**self.facts, "message": self.fold.message}
-
-
-def _missing(facts: JSONObject) -> list[JSON]:
-    """What of an answer that did not complete was never told: `metadata` of the run, `toolResults` of its calls."""
-    message = facts["message"] if isinstance(facts["message"], dict) else {}
-    told = any(facts.get(name) or message.get(name) for name in _OF_THE_RUN)
-    parts = ui_message(str(facts["format"]), message, ended=True)["parts"]
-    calls = [part for part in parts if _is_call(part)] if isinstance(parts, list) else []
-    without_result = any(isinstance(call, dict) and call.get("state") not in _WITH_RESULT for call in calls)
-    missing: list[JSON] = [] if told else ["metadata"]
-    return [*missing, "toolResults"] if without_result else missing
-
-
-def _is_call(part: JSON) -> bool:
-    kind = part.get("type") if isinstance(part, dict) else None
-    return isinstance(kind, str) and (kind == "dynamic-tool" or kind.startswith("tool-"))
-
-
-def _continued(facts: JSONObject) -> Fold | None:
-    """The fold that goes on with a complete message; None where its format knows no such thing."""
-    message, chunk_format = facts["message"], facts["format"]
-    try:
-        return Fold.start(str(chunk_format), message if isinstance(message, dict) else None)
-    except (UnknownFormat, BadMessage):
-        return None
 
 
 class SessionFold:
@@ -173,8 +69,8 @@ class SessionFold:
         self.is_whole = True
         """False once a generation went on with a message of which only the item was known (`of_items`), so that its
         chunks could not be folded: fold the log from its start. Not part of the state."""
-        self._turns: dict[str, _Turn] = {}  # by message id
-        self._generations: dict[str, _Turn] = {}  # by generation id, ended ones too: they tell late copies of a chunk
+        self._turns: dict[str, Turn] = {}  # by message id
+        self._generations: dict[str, Turn] = {}  # by generation id, ended ones too: they tell late copies of a chunk
         self._forgotten = 0
 
     @classmethod
@@ -187,9 +83,9 @@ class SessionFold:
         folding = cls()
         for item in items:
             message_id = item.get("id")
-            if not isinstance(message_id, str) or _status(item) not in ENDED:
+            if not isinstance(message_id, str) or status_of(item) not in ENDED:
                 raise ValueError(f"message {message_id!r} is {item['status']}; only ended ones can be taken over")
-            turn = _Turn(len(folding._turns), message_id, {**item})
+            turn = Turn(len(folding._turns), message_id, {**item})
             generation_id = item.get("generationId")
             if isinstance(generation_id, str):
                 turn.chunks[generation_id] = 0
@@ -272,7 +168,7 @@ class SessionFold:
             turn.end(told.status, value)
         return turn.message_id
 
-    def _open(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> _Turn | None:
+    def _open(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> Turn | None:
         """The message that a new generation writes: a new one, or the one that it goes on with; None if it cannot."""
         turn = self._turns.get(told.message_id)
         if turn is None and (told.continues or told.status in ENDED):
@@ -285,7 +181,7 @@ class SessionFold:
         self._generations[generation_id] = turn
         return turn
 
-    def _start(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> _Turn:
+    def _start(self, generation_id: str, told: _GenerationValue, value: JSONObject) -> Turn:
         facts: JSONObject = {
             "id": told.message_id,
             "role": told.role,
@@ -294,9 +190,9 @@ class SessionFold:
             "lane": told.lane,
             "format": told.format,
             "message": None,
-            **_given(value, "metadata", "createdAt"),
+            **given(value, "metadata", "createdAt"),
         }
-        turn = _Turn(self._next_ordinal, told.message_id, facts)
+        turn = Turn(self._next_ordinal, told.message_id, facts)
         turn.begin(generation_id, told.format)
         self._put(turn)
         return turn
@@ -318,10 +214,10 @@ class SessionFold:
             "message": value,
             **_created_at(headers, known),
         }
-        self._put(_Turn(ordinal, message_id, facts))
+        self._put(Turn(ordinal, message_id, facts))
         return message_id
 
-    def _put(self, turn: _Turn) -> None:
+    def _put(self, turn: Turn) -> None:
         self._turns[turn.message_id] = turn
         for generation_id in turn.chunks:
             self._generations[generation_id] = turn
@@ -367,7 +263,7 @@ class SessionFold:
 
     def state(self, message_id: str) -> JSONObject:
         """What `dump` encodes. It stays as it is while folding goes on: another thread may encode it."""
-        return _state_of(self._turns[message_id])
+        return self._turns[message_id].state()
 
     def load(self, ordinal: int, message_id: str, stored: bytes) -> None:
         """Put back what `ordinal` and `dump` told of a message; all of them, in any order, before the first `add`.
@@ -375,7 +271,7 @@ class SessionFold:
         Raises BadSessionState if they did not tell this; the fold must then not be used.
         """
         try:
-            self._put(_restored(ordinal, message_id, decode(stored)))
+            self._put(Turn.restored(ordinal, message_id, decode(stored)))
         except (ValueError, msgspec.ValidationError) as error:
             raise BadSessionState(f"message {message_id!r}: {error}") from error
 
@@ -388,9 +284,10 @@ class SessionFold:
         earlier = SessionFold()
         for turn in self._turns.values():
             if turn.ordinal < ordinal:
-                state = _state_of(turn)
-                # A fold takes over parts of the state that it is restored from, which this one goes on with.
-                earlier._put(_restored(turn.ordinal, turn.message_id, decode(encode(state)) if turn.fold else state))
+                state: JSON = turn.state()
+                if turn.fold is not None:  # it takes over parts of what it is restored from: they would be shared
+                    state = decode(encode(state))
+                earlier._put(Turn.restored(turn.ordinal, turn.message_id, state))
         return earlier
 
     # -- holding less than all ------------------------------------------------------------------------------------
@@ -428,31 +325,7 @@ class SessionFold:
         return [turn.message_id for turn in back]
 
 
-def _state_of(turn: _Turn) -> JSONObject:
-    return {
-        "version": 2,
-        "facts": {**turn.facts},
-        "chunks": [[generation_id, count] for generation_id, count in turn.chunks.items()],
-        "fold": None if turn.fold is None else turn.fold.state(),
-    }
-
-
-def _restored(ordinal: int, message_id: str, state: JSON) -> _Turn:
-    """Raises ValueError or msgspec.ValidationError for what is no state."""
-    told = msgspec.convert(state, _Stored)
-    turn = _Turn(ordinal, message_id, told.facts)
-    turn.chunks = dict(told.chunks)
-    turn.fold = None if told.fold is None else Fold.restore(told.fold)
-    return turn
-
-
-def _status(facts: JSONObject) -> Status:
-    """Raises ValueError if it is none."""
-    status = facts.get("status")
-    return Status(status if isinstance(status, str) else "")
-
-
-def _ordinal(turn: _Turn) -> int:
+def _ordinal(turn: Turn) -> int:
     return turn.ordinal
 
 
@@ -462,13 +335,8 @@ def _is_below(number: str, chunks: int) -> bool:
     return short and number.isascii() and number.isdigit() and int(number) < chunks and str(int(number)) == number
 
 
-def _given(value: JSONObject, *names: str) -> JSONObject:
-    """Those of the named fields that are there. Null stands for absent: a merging reader is told so to forget one."""
-    return {name: value[name] for name in names if value.get(name) is not None}
-
-
-def _created_at(headers: JSONObject, known: _Turn | None) -> JSONObject:
+def _created_at(headers: JSONObject, known: Turn | None) -> JSONObject:
     if known is not None:
-        return _given(known.facts, "createdAt")
+        return given(known.facts, "createdAt")
     timestamp = headers.get("timestamp")
     return {"createdAt": timestamp} if isinstance(timestamp, str) else {}
