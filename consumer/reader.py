@@ -15,13 +15,14 @@ from consumer.address import checked_id, messages_target, session_target, source
 from consumer.answer import Response, check, is_true, read
 from consumer.batch import Batch, Events, Form, is_text, page
 from consumer.client import Client
-from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
+from consumer.errors import BadAnswer, ClientError, TooLarge
 from consumer.limits import Limits
+from consumer.live import LiveConnection, Silence
 from consumer.offsets import OffsetStore
 from consumer.plain import NotJSON, decode, texts_of
 from consumer.retry import persist
 from consumer.steps import Steps
-from consumer.transport import EventConnection, HttpTransport, Request
+from consumer.transport import HttpTransport, Request
 from consumer.values import Values
 from consumer.wire import OFFSET_START, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
 
@@ -276,7 +277,7 @@ class _Follower:
         self._up_to_date = False  # what the caller was told last
         self._caught_up = False  # once true, it stays: whatever is missed later comes over the live connection as well
         self._first_event_s_max = limits.first_event_s_max
-        self._connection: EventConnection | None = None
+        self._connection = LiveConnection(transport, limits)
         self._events = Events(Form.JSON)
         self.steps = Steps(self._attempt, self.aclose, limits)
 
@@ -292,9 +293,7 @@ class _Follower:
         return await self._next_live()
 
     async def aclose(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.aclose()
+        await self._connection.drop()
 
     @property
     def _polls(self) -> bool:
@@ -302,7 +301,7 @@ class _Follower:
         if self._live in ("sse", "long-poll"):
             return self._live == "long-poll"
         # Event lines cannot tell CR LF from LF, so text that must arrive as it was sent comes by long-poll.
-        return is_text(self._content_type) or (self._connection is None and self._route.holds_events_back)
+        return is_text(self._content_type) or (not self._connection.is_open and self._route.holds_events_back)
 
     async def _next_page(self, live: str | None, silence_s_max: float) -> Batch | None:
         answer = await self._transport.send(self._request(live, silence_s_max))
@@ -316,43 +315,27 @@ class _Follower:
         return batch if self._take(batch) else None
 
     async def _next_live(self) -> Batch | None:
-        connection = self._connection or await self._connect()
-        if connection is None:
-            return await self._look_past()
-        failure = AttemptFailed("the live connection ended at once")
         try:
-            while (event := await connection.next_event()) is not None:
+            if not self._connection.is_open:
+                await self._connect()
+            while (event := await self._connection.next_event()) is not None:
                 batch = self._events.take(event.event, event.data)
                 if batch is None:
                     continue
-                connection.batch_taken()
-                if self._take(batch):
-                    connection.is_useful = True
+                is_news = self._take(batch)
+                self._connection.batch_taken(is_news=is_news)
+                if is_news:
                     return batch
-        except AttemptFailed as error:
-            failure = error
-        await self.aclose()
-        if connection.fell_silent:
+        except Silence:
             return await self._look_past()
-        if connection.is_useful or connection.age_s >= self._limits.life_s_min:
-            return None
-        raise failure
-
-    async def _connect(self) -> EventConnection | None:
-        """A live connection that has said something; None if it did not in time."""
-        insists = self._live == "sse"
-        with anyio.move_on_after(math.inf if insists else self._first_event_s_max):
-            connection = await self._transport.connect(self._request("sse", self._limits.silence_s_max))
-            try:
-                self._events = Events(Form.of(self._content_type, connection.headers))
-                await connection.hear()
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await connection.aclose()
-                raise
-            self._connection = connection
-            return connection
         return None
+
+    async def _connect(self) -> None:
+        insists = self._live == "sse"
+        headers = await self._connection.open(
+            self._request("sse", self._limits.silence_s_max), math.inf if insists else self._first_event_s_max
+        )
+        self._events = Events(Form.of(self._content_type, headers))
 
     async def _look_past(self) -> Batch | None:
         """After silence: whether the stream moved meanwhile. If it did, something on the way holds events back."""

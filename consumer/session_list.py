@@ -5,13 +5,13 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
-import anyio
 import msgspec
 
 from consumer.address import with_query
 from consumer.client import Client
-from consumer.errors import AttemptFailed, BadAnswer, Gone
-from consumer.transport import EventConnection, Request
+from consumer.errors import BadAnswer, Gone
+from consumer.live import LiveConnection, Silence
+from consumer.transport import Request
 
 __all__ = ["Break", "Moved", "Page", "SessionSummary", "SessionTail", "page_request"]
 
@@ -70,13 +70,12 @@ class SessionTail:
     def __init__(self, client: Client) -> None:
         self.cursor: str | None = None
         """Behind what was told last. To be set before the first step."""
-        self._client = client
-        self._limits = client.limits
-        self._connection: EventConnection | None = None
+        self._silence_s_max = client.limits.silence_s_max
+        self._connection = LiveConnection(client.transport, client.limits)
 
     @property
     def is_connected(self) -> bool:
-        return self._connection is not None
+        return self._connection.is_open
 
     async def step(self, first_event_s_max: float) -> Moved | Break | None:
         """The next thing that happened; None if nothing has yet, and it is worth asking again at once.
@@ -84,52 +83,30 @@ class SessionTail:
         A new connection has to say something within `first_event_s_max`. Raises AttemptFailed and the errors of Reader.
         """
         try:
-            connection = self._connection or await self._connect(first_event_s_max)
+            if not self._connection.is_open:
+                await self._connection.open(self._request(), first_event_s_max)
+            return await self._next()
         except Gone:
             return Break.FORGOTTEN
-        return Break.SILENT if connection is None else await self._next(connection)
+        except Silence:
+            return Break.SILENT
 
     async def drop(self) -> None:
         """Give up the connection, if there is one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.aclose()
+        await self._connection.drop()
 
-    async def _connect(self, first_event_s_max: float) -> EventConnection | None:
-        """A live connection that has said something; None if it did not in time."""
-        target = with_query(_LIST, {"live": "sse", "cursor": self.cursor})
-        with anyio.move_on_after(first_event_s_max):
-            connection = await self._client.transport.connect(
-                Request("GET", target, silence_s_max=self._limits.silence_s_max)
-            )
-            try:
-                await connection.hear()
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await connection.aclose()
-                raise
-            self._connection = connection
-            return connection
+    async def _next(self) -> Moved | None:
+        while (event := await self._connection.next_event()) is not None:
+            if event.event == _SESSION:
+                self._connection.batch_taken(is_news=True)
+                moved = _moved(event.data)
+                self.cursor = event.id
+                return moved
         return None
 
-    async def _next(self, connection: EventConnection) -> Moved | Break | None:
-        failure = AttemptFailed("the live connection ended at once")
-        try:
-            while (event := await connection.next_event()) is not None:
-                if event.event == _SESSION:
-                    connection.batch_taken()
-                    connection.is_useful = True
-                    moved = _moved(event.data)
-                    self.cursor = event.id
-                    return moved
-        except AttemptFailed as error:
-            failure = error
-        await self.drop()
-        if connection.fell_silent:
-            return Break.SILENT
-        if connection.is_useful or connection.age_s >= self._limits.life_s_min:
-            return None
-        raise failure
+    def _request(self) -> Request:
+        target = with_query(_LIST, {"live": "sse", "cursor": self.cursor})
+        return Request("GET", target, silence_s_max=self._silence_s_max)
 
 
 class _Told(msgspec.Struct, rename="camel"):
