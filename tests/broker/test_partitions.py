@@ -20,7 +20,7 @@ from broker.partition import Partition
 from broker.partitions import Partitions, place_of
 from broker.sweeper import Sweeper
 from tests.broker.core.entries import append, chunks, create, create_session, delete, message
-from tests.broker.test_partition import HeldStore
+from tests.broker.held import HeldStore
 
 COUNT = 4
 HOUR_MS = 3_600_000

@@ -29,7 +29,7 @@ from tests.broker.core.entries import (
     stop,
     touch,
 )
-from tests.broker.test_partition import HeldJournal, HeldStore, blocked, opened, until
+from tests.broker.held import HeldJournal, HeldStore, blocked, opened, until
 
 LEASE_S = limits.LEASE_MS / 1000
 

@@ -24,7 +24,7 @@ from tests.broker.core.entries import (
     reset_session,
     stop,
 )
-from tests.broker.test_partition import HeldJournal, opened
+from tests.broker.held import HeldJournal, opened
 from tests.eventually import eventually
 from tests.live import Broker
 

@@ -1,13 +1,10 @@
-"""broker/core/generation.py: generations that are opened ahead, continue others, or are written without numbers."""
-
-import json
-from typing import Any
+"""broker/core/generation.py: how a generation is opened, written and finished, and how another goes on with it."""
 
 import pytest
 
 from broker.core.entry import NEXT_SEQ, Entry
 from broker.core.events import time_ms_of, timestamp
-from broker.core.outcome import Outcome, Result
+from broker.core.outcome import Result
 from consumer.wire import Code, Reason, Status
 from tests.broker.core.entries import (
     SESSION,
@@ -24,29 +21,110 @@ from tests.broker.core.entries import (
     stop_session,
 )
 from tests.broker.core.replica import Replica
+from tests.broker.core.sessions import NOW, last_value, replica, said, shapes, statuses
+
+# -- the life of a generation ----------------------------------------------------------------------------------------
 
 
-def replica(*entries: Entry) -> Replica:
-    """A session on which these were applied, all with success."""
+def test_first_batch_opens_a_generation_and_the_finish_ends_it() -> None:
     made = Replica()
-    for entry in (create_session(), *entries):
-        outcome = made.do(entry)
-        assert outcome.changed, outcome
-    return made
-
-
-def said(outcome: Outcome) -> Result | Code:
-    return outcome.code or outcome.result
-
-
-def statuses(made: Replica) -> list[str]:
-    """The generation records, each as `id operation status`."""
-    events: list[Any] = [json.loads(each) for each in made.records(SESSION)]
-    return [
-        f"{event['key']} {event['headers']['operation']} {event['value']['status']}"
-        for event in events
-        if event["type"] == "generation"
+    made.do(create_session())
+    first = made.do(chunks("g", 0, b'"a"', b'"b"', message_id="m"))
+    assert (first.result, first.epoch, first.seq, first.next_position) == (Result.ACCEPTED, 1, 0, 3)
+    second = made.do(chunks("g", 1, b'"c"'))
+    assert (second.seq, second.next_position) == (1, 4)
+    last = made.do(finish("g", 2))
+    assert (last.result, last.seq, last.next_position) == (Result.ACCEPTED, 2, 5)
+    assert last.generation is not None
+    assert last.generation.status == Status.COMPLETE
+    assert shapes(made) == [
+        "generation g insert streaming",
+        "chunk g:0 insert",
+        "chunk g:1 insert",
+        "chunk g:2 insert",
+        "generation g update complete",
     ]
+    assert made.session(SESSION).open == ()
+
+
+def test_finish_alone_opens_and_ends_at_once() -> None:
+    made = replica(finish("g", 0, status="failed"))
+    assert shapes(made) == ["generation g insert streaming", "generation g update failed"]
+
+
+def test_chunks_of_one_generation_are_numbered_through() -> None:
+    """CORE 7: n is the count of chunks so far, not of batches."""
+    made = replica(chunks("g", 0, b"1", b"2"), chunks("g", 1, b"3"), chunks("other", 0, b"1", lane="side"))
+    made.do(chunks("g", 2, b"4"))
+    numbers = [shape for shape in shapes(made) if shape.startswith("chunk")]
+    assert numbers == [f"chunk {key} insert" for key in ("g:0", "g:1", "g:2", "other:0", "g:3")]
+
+
+@pytest.mark.parametrize("entry", [chunks("g", 1, b"1"), finish("g", 1)])
+def test_generation_never_seen_begins_with_seq_zero(entry: Entry) -> None:
+    """CORE 7: only seq 0 of a gid never seen opens one."""
+    outcome = replica().do(entry)
+    assert (outcome.code, outcome.expected_seq) == (Code.SEQ_GAP, 0)
+
+
+def test_resent_batch_is_a_duplicate_that_is_told_the_originals_position() -> None:
+    made = replica(chunks("g", 0, b"1"), chunks("g", 1, b"2"))
+    outcome = made.do(chunks("g", 0, b"1"))
+    assert (outcome.result, outcome.next_position, outcome.seq, outcome.epoch) == (Result.DUPLICATE, 2, 1, 1)
+
+
+def test_resent_batch_with_other_bytes_is_a_mismatch() -> None:
+    made = replica(chunks("g", 0, b"1"))
+    assert said(made.do(chunks("g", 0, b"2"))) is Code.PAYLOAD_MISMATCH
+
+
+def test_finish_in_place_of_an_accepted_batch_is_a_mismatch() -> None:
+    made = replica(chunks("g", 0, b"1"), chunks("g", 1, b"2"))
+    assert said(made.do(finish("g", 1))) is Code.PAYLOAD_MISMATCH
+    assert made.session(SESSION).open
+
+
+def test_batch_ahead_of_its_predecessor_is_a_gap() -> None:
+    made = replica(chunks("g", 0, b"1"))
+    outcome = made.do(chunks("g", 2, b"3"))
+    assert (outcome.code, outcome.expected_seq, outcome.seq) == (Code.SEQ_GAP, 1, 0)
+
+
+def test_finish_over_a_hole_is_a_gap_and_never_complete() -> None:
+    """CORE 7: batch 9 was lost in a crash, and finish must not record `complete` over it."""
+    made = replica(chunks("g", 0, b"1"))
+    outcome = made.do(finish("g", 2))
+    assert (outcome.code, outcome.expected_seq) == (Code.SEQ_GAP, 1)
+    assert [generation.status for generation in made.session(SESSION).open] == [Status.STREAMING]
+    made.do(chunks("g", 1, b"2"))
+    assert said(made.do(finish("g", 2))) is Result.ACCEPTED
+
+
+def test_resent_finish_is_a_duplicate() -> None:
+    made = replica(chunks("g", 0, b"1"), finish("g", 1))
+    outcome = made.do(finish("g", 1))
+    assert (outcome.result, outcome.next_position) == (Result.DUPLICATE, 3)
+    assert outcome.generation is not None
+    assert outcome.generation.status == Status.COMPLETE
+
+
+def test_finish_carries_its_facts_into_the_terminal_record() -> None:
+    made = replica(chunks("g", 0, b"1"))
+    made.do(
+        finish("g", 1, status="failed", reason="timeout", error=b'{"x":[1]}', usage=b'{"u":1}', metadata=b'{"m":2}'),
+        after_ms=5,
+    )
+    value = last_value(made)
+    facts = {name: value[name] for name in ("status", "reason", "error", "usage", "metadata", "createdAt", "endedAt")}
+    assert facts == {
+        "status": "failed",
+        "reason": "timeout",
+        "error": {"x": [1]},
+        "usage": {"u": 1},
+        "metadata": {"m": 2},
+        "createdAt": NOW,
+        "endedAt": "2023-11-14T22:13:20.005Z",
+    }
 
 
 # -- opened ahead ----------------------------------------------------------------------------------------------------
@@ -108,6 +186,7 @@ def test_bytes_of_an_upsert() -> None:
 
 
 # -- going on with another one's message -----------------------------------------------------------------------------
+
 
 ENDINGS = {
     "finished": finish("g", 1, status="failed"),

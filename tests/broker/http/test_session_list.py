@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,12 +15,6 @@ from tests.broker.http.asgi import Client, Exchange, broker
 from tests.kafka.cluster import KafkaCluster
 
 LIST = "/v1/sessions"
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with broker() as client:
-        yield client
 
 
 async def touch(client: Client, session_id: str) -> None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from broker import limits
 from consumer.session import SessionFold
-from tests.broker.http.asgi import Answer, Client, broker
+from tests.broker.http.asgi import Answer, Client
 
 S = "/v1/sessions/s"
 G = f"{S}/generations/g"
 STREAM = "/v1/stream/sessions/s"
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with broker() as client:
-        yield client
 
 
 async def conversation(client: Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -15,12 +14,6 @@ from tests.eventually import eventually
 SUB = "/v1/stream/__ds/subscriptions/sub-1"
 PULL = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake/pool"}
 HOOK = {"type": "webhook", "pattern": "events/*", "webhook": {"url": "http://127.0.0.1:1/hook"}}
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with broker() as made:
-        yield made
 
 
 async def put(client: Client, body: Any, target: str = SUB) -> Answer:
