@@ -1,12 +1,14 @@
-"""What holds for every test: how Hypothesis searches, how often the crash test kills, and one Kafka for all."""
+"""What holds for every test: how Hypothesis searches, how often the crash test kills; brokers, one Kafka for all."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import settings
 
-from tests import live
 from tests.kafka.cluster import KafkaCluster
+from tests.live import Broker, usual
 
 # No deadline: a shared machine stalls for longer than any example takes, and pytest-timeout ends what hangs.
 settings.register_profile("streamfold", deadline=None, print_blob=True)
@@ -42,7 +44,7 @@ def _usual_engine(request: pytest.FixtureRequest) -> None:
     """Run brokers on the engine that was asked for."""
     if request.config.getoption("--engine") == "kafka":
         cluster: KafkaCluster = request.getfixturevalue("kafka")
-        live.usual.engine, live.usual.env = "kafka", cluster.env
+        usual.engine, usual.env = "kafka", cluster.env
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +58,22 @@ def all_faults(request: pytest.FixtureRequest) -> None:
     """For tests that take minutes: they run when they are asked for."""
     if request.config.getoption("--faults") != "all":
         pytest.skip("run by --faults all")
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
+    """A broker that a test may do anything to."""
+    async with Broker(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for all tests of a module, which do it no harm and have names of their own on it."""
+    broker = Broker(tmp_path_factory.mktemp("live") / "data")
+    anyio.run(broker.start)
+    yield broker
+    anyio.run(broker.kill)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sysconfig
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio.to_thread
 import click
-import pytest
 
 from consumer import Reader
 from consumer.verification import verify
@@ -18,12 +16,6 @@ from producer import Producer
 from tests.live import Broker
 
 PROGRAM = str(Path(sysconfig.get_path("scripts"), "streamfold"))
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 PLANTED = {

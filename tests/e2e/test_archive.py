@@ -28,12 +28,6 @@ JSON_TYPE = {"content-type": "application/json"}
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
-
-
-@pytest.fixture
 async def other(tmp_path: Path) -> AsyncIterator[Broker]:
     async with Broker(tmp_path / "other") as running:
         yield running

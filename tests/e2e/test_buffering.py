@@ -17,12 +17,6 @@ READER = Limits(first_event_s_max=0.3, backoff_s_initial=0.01, backoff_s_max=0.1
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
-
-
-@pytest.fixture
 async def nginx(broker: Broker, tmp_path: Path) -> AsyncIterator[Nginx]:
     async with Nginx(broker, tmp_path / "nginx", holds_back=True) as running:
         yield running

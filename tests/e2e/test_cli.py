@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ CHUNKS = [
     {"type": "text-end", "id": "1"},
 ]
 NDJSON = "".join(f"{json.dumps(chunk)}\n" for chunk in CHUNKS)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 def environment(url: str) -> dict[str, str]:

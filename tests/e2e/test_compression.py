@@ -1,11 +1,10 @@
 """R17: large requests of the producer travel compressed, and are read as if they were not."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
@@ -18,14 +17,6 @@ from tests.live import Broker, free_port
 
 LIMITS = Limits(backoff_s_initial=0.01, backoff_s_max=0.1, backoff_s_jitter=0.01, compress_bytes_min=2000)
 TEXT = "a sentence that is said again and again. " * 100
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("compression") / "data")
-    anyio.run(broker.start)
-    yield broker
-    anyio.run(broker.kill)
 
 
 class Wire:

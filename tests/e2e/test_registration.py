@@ -5,11 +5,10 @@ same entry. So there is no pointer that could be written without it, or stay beh
 """
 
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
@@ -22,14 +21,6 @@ from tests.live import Broker, free_port
 IMPATIENT = Limits(
     backoff_s_initial=0.01, backoff_s_max=0.05, backoff_s_jitter=0.01, deadline_s=0.5, finish_timeout_s=1
 )
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("registration") / "data")
-    anyio.run(broker.start)
-    yield broker
-    anyio.run(broker.kill)
 
 
 async def pointer(url: str, session_id: str) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 import random
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +18,12 @@ from producer.spool import Spool
 from tests.eventually import eventually
 from tests.faults.cutter import Cutter
 from tests.live import Broker
+from tests.program import next_line, program
 
 LIMITS = Limits(
     backoff_s_initial=0.01, backoff_s_max=0.05, backoff_s_jitter=0.01, finish_timeout_s=5.0, settle_deadline_s=10.0
 )
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("settlement") / "data")
-    anyio.run(broker.start)
-    yield broker
-    anyio.run(broker.kill)
+APP = "tests.e2e.settling_app"
 
 
 @pytest.fixture
@@ -224,31 +215,15 @@ async def test_answer_left_unsettled_is_settled_by_the_next_process(live: Broker
 
 async def test_process_killed_while_it_settles_is_followed_by_one_that_settles(live: Broker, tmp_path: Path) -> None:
     """At least once: a killed process cannot say whether it had done it."""
-    with app(live.url, tmp_path / "spool", "hanging") as process:
+    with program(APP, live.url, tmp_path / "spool", "hanging") as process:
         assert await next_line(process) == "g complete"
         process.kill()
-    with app(live.url, tmp_path / "spool", "working") as process:
+    with program(APP, live.url, tmp_path / "spool", "working") as process:
         assert await next_line(process) == "g complete"
         process.communicate("\n", timeout=20)
     spool = Spool(tmp_path / "spool", bytes_max=1)
     assert spool.unsettled(1) == []
     spool.close()
-
-
-@contextmanager
-def app(url: str, spool: Path, how: str) -> Iterator[Any]:
-    command = [sys.executable, "-m", "tests.e2e.settling_app", url, str(spool), how]
-    here, pipe = Path(__file__).parents[2], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=here) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-async def next_line(process: Any) -> str:
-    line: str = await anyio.to_thread.run_sync(process.stdout.readline)
-    return line.strip()
 
 
 async def test_failure_is_told_when_the_network_is_back(live: Broker, session: str, tmp_path: Path) -> None:

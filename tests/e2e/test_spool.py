@@ -1,7 +1,6 @@
 """The spool against a real broker: what a laptop does that sleeps, and comes back when the world has moved on."""
 
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import httpx
-import pytest
 
 from consumer import Reader
 from producer import Limits, Producer
@@ -19,12 +17,6 @@ from tests.live import Broker
 from tests.producer.spooling_app import app, text_of
 
 LIMITS = Limits(backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, finish_timeout_s=5.0)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 async def messages(url: str, session_id: str = "s") -> list[dict[str, Any]]:

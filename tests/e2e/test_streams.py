@@ -1,9 +1,7 @@
 """Raw streams with our own libraries, written and read, on a real broker that is killed under them."""
 
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,12 +24,6 @@ from tests.live import Broker
 
 PROMPT = Limits(batch_chunks_max=5, backoff_s_initial=0.01, backoff_s_max=0.2, backoff_s_jitter=0.01)
 READER = ReaderLimits(backoff_s_initial=0.01, backoff_s_max=0.1, backoff_s_jitter=0.01)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 async def content(broker: Broker, stream: str) -> Any:

@@ -1,11 +1,9 @@
 """The producer library when what is under it fails: the network, the disks, the clock, and its own twin."""
 
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,21 +20,13 @@ from tests.faults.proxy import Proxy, every_first_time
 from tests.faults.small_disk import BrokerOnSmallDisk, SmallDisk
 from tests.live import Broker, free_port
 from tests.producer.spooling_app import app
+from tests.program import next_line, program
 
 LIMITS = Limits(
     batch_chunks_max=5, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, retry_after_s_max=0.2
 )
 PAD = "x" * 100_000
 TWIN_CHUNKS = 200
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One broker for those that do it no harm."""
-    broker = Broker(tmp_path_factory.mktemp("producer") / "data")
-    anyio.run(broker.start)
-    yield broker
-    anyio.run(broker.kill)
 
 
 async def records_of(url: str, session_id: str) -> list[Any]:
@@ -114,24 +104,15 @@ async def test_two_processes_with_one_producer_id_do_not_mix(live: Broker, kind:
 async def ends_of_twins(url: str, kind: str, names: list[str]) -> dict[str, str]:
     """Two applications that begin to write when both are ready; how each of them ended."""
     with ExitStack() as stack:
-        twins = {name: stack.enter_context(twin(url, kind, name)) for name in names}
+        twins = {
+            name: stack.enter_context(program("tests.faults.twin_app", url, kind, name, TWIN_CHUNKS)) for name in names
+        }
         for process in twins.values():
             assert await next_line(process) == "ready"
         for process in twins.values():
             process.stdin.write("go\n")
             process.stdin.flush()
         return {name: await next_line(process) for name, process in twins.items()}
-
-
-@contextmanager
-def twin(url: str, kind: str, name: str) -> Iterator[Any]:
-    command = [sys.executable, "-m", "tests.faults.twin_app", url, kind, name, str(TWIN_CHUNKS)]
-    here, pipe = Path(__file__).parents[2], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=here) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 async def test_producer_whose_epoch_was_taken_over_is_kept_out(live: Broker) -> None:
@@ -209,9 +190,3 @@ async def test_full_disk_under_the_spool_takes_nothing_and_loses_nothing(disk: S
     assert told == [*(str(n) for n in range(120)), "finished"]
     texts = "".join(await chunks_of(live.url, "s"))
     assert texts == "".join(f"{n} {'x' * 20_000}" for n in range(120))
-
-
-async def next_line(process: Any) -> str:
-    line: str = await anyio.to_thread.run_sync(process.stdout.readline)
-    assert line, "the application has ended"
-    return line.strip()

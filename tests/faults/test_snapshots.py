@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
-import pytest
 
 from consumer import Reader
 from consumer.fold import FORMATS
@@ -24,12 +23,6 @@ SESSIONS = ("a", "b", "c")
 LIVES = 3
 BATCHES_A_LIFE = 30
 SEED = 20260107
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 def vectors(chance: random.Random) -> Iterator[Any]:

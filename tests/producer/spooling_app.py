@@ -6,7 +6,6 @@ which is then written again. After a kill behind `finished` there is nothing lef
 """
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from producer import Finished, Limits, Producer, SpooledGeneration, SpoolFull
+from tests.program import program
 
 LIMITS = Limits(backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, finish_timeout_s=1.0)
 
@@ -34,13 +34,9 @@ def app(
     enter: tuple[str, ...] = (),
 ) -> Iterator[Any]:
     """The application in a process, which is killed when the context is left."""
-    given = [url, str(spool), str(chunks), str(pad), session_id, str(lease_ms)]
-    command = [*enter, sys.executable, "-m", "tests.producer.spooling_app", *given]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    given = (url, spool, chunks, pad, session_id, lease_ms)
+    with program("tests.producer.spooling_app", *given, enter=enter) as process:
+        yield process
 
 
 async def main(url: str, spool: Path, chunks: int, pad: int, session_id: str, lease_ms: int) -> None:

@@ -1,7 +1,6 @@
 """The ways in which batches travel, against a real broker: the same promises, whichever it is."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,6 @@ from tests.producer.model import ModelBroker
 MODES = [*UploadMode]
 STREAMING = [UploadMode.NDJSON, UploadMode.WEBSOCKET]
 LIMITS = replace(IMPATIENT, backoff_s_initial=0.02, backoff_s_max=0.2, backoff_s_jitter=0.02, batch_chunks_max=5)
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One broker for all of them; each test has a session of its own."""
-    broker = Broker(tmp_path_factory.mktemp("uploads") / "data")
-    anyio.run(broker.start)
-    yield broker
-    anyio.run(broker.kill)
 
 
 @pytest.fixture

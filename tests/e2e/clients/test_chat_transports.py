@@ -1,21 +1,10 @@
 """The transports that carry a chat of the AI SDK and of TanStack AI over a stream."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from tests.e2e.clients.node import program
 from tests.live import Broker
 
 HALF = "The one, "
 WHOLE = "The one, or the other."
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 async def test_an_ai_sdk_chat_is_joined_in_the_middle_of_an_answer_and_loaded_again(broker: Broker) -> None:

@@ -1,8 +1,6 @@
 """`@durable-streams/client`, the protocol's own client for JavaScript."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,12 +12,6 @@ from tests.live import Broker
 RECORDS: list[Any] = [{"n": 1}, "two", [3], None, "last"]
 TEXT = "onetwo\n\nthree\N{WAVING HAND SIGN}last"
 COUNT = 300
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 @pytest.mark.parametrize(

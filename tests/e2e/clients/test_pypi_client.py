@@ -1,7 +1,5 @@
 """The protocol's client for Python, `durable-streams` 0.1.0: older than closure and idempotent producers."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Literal
 
 import anyio
@@ -22,12 +20,6 @@ from tests.live import Broker
 START = "-1"
 """Given for live reads: this client asks for one without an offset if it has none, which the protocol refuses."""
 RECORDS = [{"n": 1}, "two", [3], None]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 async def test_a_stream_is_made_appended_to_read_and_deleted(broker: Broker) -> None:

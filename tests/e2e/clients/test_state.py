@@ -1,7 +1,5 @@
 """`@durable-streams/state`, which makes collections of a session's records."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
@@ -14,12 +12,6 @@ from tests.live import Broker
 
 QUESTION = {"id": "q", "role": "user", "parts": [{"type": "text", "text": "Which?"}]}
 WORDS = ["Both", ", ", "of course"]
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        yield running
 
 
 @pytest.mark.parametrize("live", ["long-poll", "sse"])
