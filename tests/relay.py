@@ -53,7 +53,8 @@ class Relay:
                     tasks.start_soon(_pass_on, client, upstream, frozen, tasks.cancel_scope)
                     await _pass_on(upstream, client, frozen, tasks.cancel_scope, bytes_max)
                 raw = client.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  as above
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                with suppress(OSError):  # the client was first, and there is nothing left to reset
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 async def _pass_on(
