@@ -115,6 +115,8 @@ IN_FLIGHT_ENTRIES_MAX: Final = 10_000
 IN_FLIGHT_BYTES_MAX: Final = 64 * MIB
 GATHER_TURNS_MAX: Final = 4
 """Turns of the event loop that a commit waits for more, as long as each brings some: well below a fsync together."""
+GATHER_ENTRIES_MAX: Final = 128
+"""Entries for which a commit waits no longer: what it costs is shared by many then, and a turn with so many is long."""
 COMMIT_BYTES_MAX: Final = 8 * MIB
 """One commit: above one body, below what one fsync writes in some ten milliseconds."""
 SEGMENT_BYTES: Final = 8 * MIB

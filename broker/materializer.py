@@ -28,10 +28,13 @@ from consumer.wire import SESSION_PATH_PREFIX
 
 log = logging.getLogger("streamfold.materializer")
 
-ROUND_S = 0.02
-"""Pause between two rounds over the sessions that moved: chunks that came meanwhile are folded in one go."""
+ROUND_S = 0.1
+"""Pause between two rounds over the sessions that moved: chunks that came meanwhile are folded in one go. Whoever asks
+for a session has what is missing folded at once."""
 SLICE_RECORDS = 500
-"""Records folded before others get a turn: about a millisecond."""
+"""Records of one session folded before others get a turn: about a millisecond."""
+TURN_SESSIONS = 32
+"""Sessions of a round before others get a turn: with some chunks each about a millisecond."""
 
 
 class Messages(msgspec.Struct, frozen=True):
@@ -94,11 +97,13 @@ class Materializer:
             await self._cue.wait()
             self._cue.clear()
             moved, self._moved = self._moved, set()
-            for path in moved:
+            for number, path in enumerate(moved, 1):
                 try:
                     await self.follow(path)
                 except BrokerError as error:
                     log.warning("session %s is folded later: %s", path, error)
+                if number % TURN_SESSIONS == 0:
+                    await asyncio.sleep(0)
             await asyncio.sleep(ROUND_S)
 
     async def messages(self, path: str) -> Messages | None:

@@ -1,4 +1,4 @@
-"""Appends to streams without an ASGI task: the same decisions as `stream_api`, with less around them.
+"""Appends without an ASGI task, to streams and to generations: the same decisions as `stream_api` and `session_api`.
 
 Most of what a broker does is small appends, and for them a task, a context and four awaits cost as much as everything
 else. Here the bytes of a request lead to an entry as they arrive, plain ones past the parser (`plain_head`), and its
@@ -6,7 +6,7 @@ outcome is written to the socket as soon as it is known. Anything unusual goes t
 large body, `Expect`, an upgrade, a connection that does not take its answers, a broker without room.
 
 `fast_reads` has what goes into uvicorn's `http` setting. Entries and answers are made by the functions of `streams`,
-and a test holds the two ways to the same answers.
+`session_requests` and `session_answers`, and a test holds the two ways to the same answers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from typing import Any, ClassVar, Final, Protocol
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from broker.core.entry import Entry
 from broker.core.outcome import Outcome
+from broker.http import session_answers, session_requests, session_routes
 from broker.http.direct import EXTENSION, DirectBody
 from broker.http.endpoint import answer_error
 from broker.http.plain_head import PlainHead, is_unusual, read_plain_head
+from broker.http.problems import Form, answer_with
 from broker.http.request import Headers, Request, Scope, decode_path, headers_of, request_id_of
 from broker.http.response import COMMON, Header, Response
 from broker.http.stream_api import PREFIX, is_reserved
 from broker.http.streams import answer, entry_of, require_method
 from broker.http.traffic import Traffic
 from broker.partitions import Partitioned
-from consumer.wire import NDJSON
+from consumer.wire import JSON, NDJSON
 
 log = logging.getLogger("streamfold.http")
 
@@ -39,6 +42,8 @@ _STATUS_LINE: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
 }
 
+_JSON: Final = JSON.encode()
+_BATCHES: Final = session_routes.PREFIX.encode()
 _BEHIND_PATH: Final = re.compile(rb"[?#]")
 
 
@@ -103,18 +108,26 @@ class Append:
         self._request_id = request_id = request_id_of(self.headers).decode()
         partition = self._appends.partition
         try:
-            path = decode_path(target[len(PREFIX) :])
-            if is_reserved(path):
+            entry = self._entry_of(target, request_id, body)
+            if entry is None or not partition.has_room(entry):
                 return False
-            require_method("POST", path)
-            self._request = request = Request("POST", path, self.headers, b"", target, request_id)
-            self._entry = entry = entry_of(request, body)
-            if not partition.has_room(entry):
-                return False
+            self._entry = entry
             partition.propose_for(self, entry)
         except Exception as error:  # noqa: BLE001 -- `answer_error` tells them apart
             self.set_exception(error)
         return True
+
+    def _entry_of(self, target: bytes, request_id: str, body: bytes) -> Entry | None:
+        """None for what is no plain append after all. Raises BadRequest."""
+        path = decode_path(target[len(PREFIX) :])
+        if is_reserved(path):
+            return None
+        require_method("POST", path)
+        self._request = request = Request("POST", path, self.headers, b"", target, request_id)
+        return entry_of(request, body)
+
+    def _response_to(self, outcome: Outcome) -> Response:
+        return answer(self._request, self._entry, outcome, self._appends.partition.durability)
 
     def done(self) -> bool:
         """As in `Waiter`."""
@@ -122,16 +135,19 @@ class Append:
 
     def set_result(self, outcome: Outcome) -> None:
         """Answer with what the entry did. Never raises: others wait behind this."""
-        appends = self._appends
         try:
-            response = answer(self._request, self._entry, outcome, appends.partition.durability)
+            response = self._response_to(outcome)
         except Exception as error:  # noqa: BLE001 -- a bug of ours, and this request's alone
-            response = answer_error(error, self._request_id, appends.traffic)
-        self._answer(response)
+            self.set_exception(error)
+        else:
+            self._answer(response)
 
     def set_exception(self, error: Exception) -> None:
         """Answer with why there is no outcome. Never raises, as above."""
-        self._answer(answer_error(error, self._request_id, self._appends.traffic))
+        self._answer(answer_error(error, self._request_id, self._appends.traffic, self._form()))
+
+    def _form(self) -> Form:
+        return answer_with
 
     def _answer(self, response: Response) -> None:
         traffic = self._appends.traffic
@@ -141,6 +157,31 @@ class Append:
         except Exception:
             traffic.bugs += 1
             log.exception("the answer to %s could not be sent", self._request_id)
+
+
+class Batch(Append):
+    """A plain batch of a generation in hand."""
+
+    __slots__ = ("_named",)
+
+    _named: session_routes.Target | None
+
+    def _entry_of(self, target: bytes, request_id: str, body: bytes) -> Entry | None:
+        self._named = None
+        path = decode_path(target[len(_BATCHES) :])
+        named = session_routes.target_of("POST", path)
+        if named.action != "chunks":
+            return None
+        self._named = named
+        request = Request("POST", path, self.headers, b"", target, request_id)
+        return session_requests.entry_of(request, named, body)
+
+    def _response_to(self, outcome: Outcome) -> Response:
+        assert self._named is not None
+        return session_answers.answer(self._named, self._entry, outcome, self._appends.partition.durability)
+
+    def _form(self) -> Form:
+        return answer_with if self._named is None else session_answers.about(self._named)
 
 
 class _Nobody:
@@ -175,14 +216,27 @@ class FastAppends:
 
     def takes(self, method: bytes, target: bytes, headers: Headers) -> bool:
         """Whether this request, of which the head has arrived, is a plain append."""
-        if method != b"POST" or not target.startswith(PREFIX) or _BEHIND_PATH.search(target) or is_unusual(headers):
+        if method != b"POST" or _BEHIND_PATH.search(target) or is_unusual(headers) or _kind(target, headers) is None:
             return False
         length = headers.get(b"content-length", b"")
         return length.isdigit() and int(length) <= self._body_bytes_max
 
     def takes_plain(self, head: PlainHead) -> bool:
         """The same of one whose head is plain."""
-        return head.target.startswith(PREFIX) and head.body_bytes <= self._body_bytes_max
+        return head.body_bytes <= self._body_bytes_max and _kind(head.target, head.headers) is not None
+
+    def append(self, target: bytes, headers: Headers, tell: Answer, *, keep_alive: bool) -> Append:
+        """What was taken, to `begin`."""
+        kind = _kind(target, headers) or Append
+        return kind(self, headers, tell, keep_alive=keep_alive)
+
+
+def _kind(target: bytes, headers: Headers) -> type[Append] | None:
+    """What a POST may be. No upload is plain, nor what asks for an early answer."""
+    if target.startswith(PREFIX):
+        return Append
+    is_batch = target.startswith(_BATCHES) and target.endswith(b"/chunks")
+    return Batch if is_batch and headers.get(b"content-type") == _JSON and b"prefer" not in headers else None
 
 
 class AppendProtocol(HttpToolsProtocol):
@@ -208,7 +262,7 @@ class AppendProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         self._idle_from_s = None
         before = self.cycle
-        self.cycle = append = Append(self.appends, head.headers, self.answer, keep_alive=True)
+        self.cycle = append = self.appends.append(head.target, head.headers, self.answer, keep_alive=True)
         begun = append.begin(head.target, data[len(data) - head.body_bytes :])
         if not begun:
             self.cycle = before
@@ -224,7 +278,8 @@ class AppendProtocol(HttpToolsProtocol):
         """Decide which way the request goes."""
         headers = headers_of(self.headers)
         if self._may_take() and self.appends.takes(self.parser.get_method(), self.url, headers):
-            self.cycle = Append(self.appends, headers, self.answer, keep_alive=self.parser.should_keep_alive())
+            keep_alive = self.parser.should_keep_alive()
+            self.cycle = self.appends.append(self.url, headers, self.answer, keep_alive=keep_alive)
         else:
             self._go_the_usual_way()
             if headers.get(b"content-type", b"").startswith(NDJSON.encode()):

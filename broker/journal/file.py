@@ -16,7 +16,7 @@ from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
 from broker.journal.durable import Write
 from broker.journal.segments import Segments
 from broker.journal.writer import CommitWriter, Told
-from broker.limits import GATHER_TURNS_MAX, SEGMENT_BYTES
+from broker.limits import GATHER_ENTRIES_MAX, GATHER_TURNS_MAX, SEGMENT_BYTES
 from consumer.wire import Durability
 
 
@@ -154,7 +154,7 @@ class FileJournal:
 
         So writers that answer each other's acks share a commit, and one that is alone waits for one empty turn.
         """
-        if len(self._gathered) > seen and turns_left:
+        if seen < len(self._gathered) < GATHER_ENTRIES_MAX and turns_left:
             self._loop.call_soon(self._commit_gathered, len(self._gathered), turns_left - 1)
         elif self._writer is not None:
             self._writer.queue(self._gathered)
