@@ -134,7 +134,7 @@ class SnapshotMaker:
 
     def _newest(self) -> Facts | None:
         """The newest that there is, by what it says of itself."""
-        for name in self._shelf.newest_first(self._journal.log_uuid):
+        for name in self._shelf.newest_first(self._journal.identity):
             with self._shelf.told(name):
                 return self._shelf.facts(name)
         return None

@@ -73,7 +73,7 @@ class _Journal(ClusterJournal):
 
     def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
         super().applied(commit, outcomes)
-        self.told(self._position, self._chain)
+        self.told(self._standing.position, self._standing.chain)
 
 
 class _Partition(Partition):

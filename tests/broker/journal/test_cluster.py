@@ -220,7 +220,7 @@ async def test_what_an_earlier_life_left_under_way_is_void_once_the_next_one_has
     async with nodes(1, records) as (node,):
         node.journal.propose(entry(1))
         await node.heard.until_entries(1)
-        straggler = encode(Envelope(node.journal._boot, 99, tuple(_entries_of(records)[:1])))  # noqa: SLF001 -- forged
+        straggler = encode(Envelope(node.journal.boot, 99, tuple(_entries_of(records)[:1])))
         index, mark = node.index, node.mark
     again = Node(records)
     await again.start(index, mark)
@@ -290,7 +290,7 @@ async def test_node_that_starts_empty_makes_the_same_of_the_whole_log(entry: Mak
         late = Node(records)
         await late.start()
         assert late.proposals == node.proposals
-        assert late.journal._chain == node.journal._chain  # noqa: SLF001 -- what an audit would compare
+        assert late.journal._standing.chain == node.journal._standing.chain  # noqa: SLF001 -- what an audit would compare
         await late.journal.aclose()
 
 
@@ -404,7 +404,7 @@ async def test_nodes_that_agree_find_that_in_each_others_audits(entry: MakeEntry
     async with nodes(2, audit_s=0.2) as (one, two):
 
         async def both_agreed() -> bool:
-            return bool(one.journal.counts.audits and two.journal.counts.audits)
+            return bool(one.journal.events["audits"] and two.journal.events["audits"])
 
         one.journal.propose(entry(1))
         await two.heard.until_entries(1)
@@ -428,7 +428,7 @@ async def test_node_that_made_something_else_of_the_log_stops_and_the_others_go_
         assert two.quarantined
 
         async def is_judged() -> bool:
-            return bool(one.journal.counts.audits_passed_over and three.journal.counts.audits_passed_over)
+            return bool(one.journal.events["audits_passed_over"] and three.journal.events["audits_passed_over"])
 
         await eventually(is_judged)
         one.journal.propose(entry(2))

@@ -54,7 +54,7 @@ async def test_log_goes_back_to_the_older_of_two_snapshots_and_begins_with_what_
         envelope = decode(records.records[0].data)
         assert envelope is not None
         assert envelope.meta is not None
-        assert envelope.meta.log_uuid == node.journal.log_uuid
+        assert envelope.meta.log_uuid == node.journal.identity
         assert len(kept(tmp_path / "place")) == 2
 
 

@@ -56,7 +56,7 @@ async def test_node_without_a_store_is_what_the_others_are(tmp_path: Path, recor
         await one.write(1)  # what began with a copy of its store has not voided what it writes
         assert await one.tail() == await two.tail() == 13
         assert one.partition.applied_index == two.partition.applied_index
-        assert one.journal._chain == two.journal._chain  # noqa: SLF001 -- what audits compare
+        assert one.journal._standing.chain == two.journal._standing.chain  # noqa: SLF001 -- what audits compare
     assert dump(tmp_path / "a") == dump(tmp_path / "b")
     assert not (tmp_path / "b" / "snapshot.sqlite").exists()
 
