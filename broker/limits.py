@@ -106,8 +106,11 @@ CONNECTION_IDLE_S: Final = 75
 DRAIN_S: Final = 10.0
 """From SIGTERM until what is still running is cut off: above BACK_PRESSURE_WAIT_S, below the 30 s of Kubernetes."""
 
-BUFFER_GIVEN_BACK_BYTES: Final = 256 * KIB
-"""Memory for buffers from this size on goes back to the system when it is freed. What most requests need is smaller."""
+BUFFER_GIVEN_BACK_BYTES: Final = 2 * MIB
+"""Memory for buffers from this size on goes back to the system when it is freed: above READ_BYTES_MAX and what is
+around it, so that reads need not wait for the system to clear new memory."""
+FREE_KEPT_BYTES: Final = 16 * MIB
+"""Free memory that stays with the broker: the buffers of a few reads at the same time."""
 
 # -- the partition -----------------------------------------------------------------------------------------------
 IN_FLIGHT_ENTRIES_MAX: Final = 10_000
