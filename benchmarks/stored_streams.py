@@ -5,96 +5,63 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import uvloop
 
 from benchmarks import contenders, server, wrk
 from benchmarks.contenders import NODE_FILE, RUST_WAL, STREAMFOLD
-from benchmarks.load import is_whole
 from benchmarks.memory import resident_bytes
 from benchmarks.reader_load import Readers
 from benchmarks.results import Measure, Target
 from benchmarks.runner import Folder, Found, Measuring, Scenario, Setting
 from benchmarks.server import Server
 from benchmarks.workload import Invalid, batch, create_streams
+from broker import Settings, create_app
+from broker.core.outcome import Result
+from broker.core.state import stream_key
+from broker.http.request import Request
+from broker.http.streams import entry_of
+from broker.partition import Partition
 
 FEW: Final = 1_000
 CONNECTIONS: Final = 32
 START_S_MAX: Final = 120.0
 READERS: Final = 1_000
 CACHE: Final = contenders.ROOT / ".cache" / "bench"
-CREATE_S_MAX: Final = 900.0
+AT_ONCE: Final = 2_000
+"""Streams that are created at the same time."""
 
 
-class _Creator(asyncio.Protocol):
-    """Creates streams with a record in each, one at a time."""
-
-    _transport: asyncio.WriteTransport
-
-    def __init__(self, numbers: deque[int], done: asyncio.Future[None]) -> None:
-        self._numbers = numbers
-        self._done = done
-        self._received = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is one without saying so
-        self._create()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if not is_whole(self._received):
-            return
-        if not self._received.startswith(b"HTTP/1.1 2"):
-            self._done.set_exception(Invalid(self._received[:300].decode(errors="replace")))
-        self._received = b""
-        self._create()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._done.done():
-            self._done.set_exception(Invalid(f"the server closed a connection: {exc}"))
-
-    def _create(self) -> None:
-        if self._done.done():
-            return
-        if not self._numbers:
-            self._done.set_result(None)
-            self._transport.close()
-            return
-        self._transport.write(
-            b"PUT /v1/stream/stored/%d HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 3\r\n\r\n[0]" % self._numbers.popleft()
-        )
-
-
-async def _create(port: int, streams: int) -> None:
-    loop = asyncio.get_running_loop()
-    numbers, done = deque(range(streams)), [loop.create_future() for _ in range(CONNECTIONS)]
-    for one in done:
-        await loop.create_connection(lambda one=one: _Creator(numbers, one), "127.0.0.1", port)  # type: ignore[misc] # a lambda with a default
-    async with asyncio.timeout(CREATE_S_MAX):
-        await asyncio.gather(*done)
+async def _create(data_dir: Path, streams: int) -> None:
+    """By the broker itself, in this process: a million requests over HTTP would take minutes."""
+    app = create_app(Settings(data_dir=data_dir))
+    partition = app.partition
+    assert isinstance(partition, Partition)
+    async with app.running():
+        for first in range(0, streams, AT_ONCE):
+            paths = [f"stored/{number}" for number in range(first, min(first + AT_ONCE, streams))]
+            entries = [entry_of(Request("PUT", path, {b"content-type": b"application/json"}), b"[0]") for path in paths]
+            await partition.wait_for_room(entries[0])
+            await partition._rows.load([stream_key(path) for path in paths])  # noqa: SLF001 -- one look for all
+            outcomes = await asyncio.gather(*map(partition.propose_nowait, entries))
+            if any(outcome.result is not Result.CREATED for outcome in outcomes):
+                raise Invalid("a stream was not created")
 
 
 def _stored(streams: int) -> Path:
-    """A data folder with so many streams, made once: a million take minutes."""
+    """A data folder with so many streams, all of them checkpointed; made once, as a million take a minute."""
     folder = CACHE / f"streams-{streams}"
     if not folder.exists():
         making = CACHE / f"streams-{streams}.making"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        port = server.free_port()
-        with (
-            server.running(server.streamfold(port, "sqlite", making / "data"), port),
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        ):
-            runner.run(_create(port, streams))
-            time.sleep(3)  # for a checkpoint, which begins after 1 s, so that a start has all from the store
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_create(making / "data", streams))
         making.rename(folder)
     return folder / "data"
 
