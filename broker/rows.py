@@ -66,8 +66,10 @@ class Rows:
         """Rows as an entry has made them."""
         self.held.update(changed)
         self._fresh.update(changed)
+        past = self._past
         for key, row in changed.items():
-            self._note_past(key, row)
+            if isinstance(row, _PAST) or key in past:
+                self._note_past(key, row)
 
     def _note_past(self, key: Key, row: Row | None) -> None:
         if isinstance(row, _PAST):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -33,13 +34,21 @@ def headers(operation: bytes, txid: str, time_ms: int | None = None) -> bytes:
 
 def chunk_records(generation: Generation, chunks: Sequence[bytes], txid: str) -> Iterable[bytes]:
     """The chunks as records. Ids and txid are the same for all, so everything but number and chunk is made once."""
-    before = b'{"type":"chunk","key":%b:' % _json(generation.generation_id)[:-1]
-    between = b'","value":{"messageId":%b,"chunk":' % _json(generation.message_id)
-    behind = b'},"headers":%b}' % headers(b"insert", txid)
+    before, between, behind = _around_chunk(generation.generation_id, generation.message_id, txid)
     return [
         b"%b%d%b%b%b" % (before, number, between, chunk, behind)
         for number, chunk in enumerate(chunks, generation.chunks)
     ]
+
+
+@lru_cache(maxsize=4096)
+def _around_chunk(generation_id: str, message_id: str, txid: str) -> tuple[bytes, bytes, bytes]:
+    """What stands before the number, between that and the chunk, and behind it."""
+    return (
+        b'{"type":"chunk","key":%b:' % _json(generation_id)[:-1],
+        b'","value":{"messageId":%b,"chunk":' % _json(message_id),
+        b'},"headers":%b}' % headers(b"insert", txid),
+    )
 
 
 def generation_record(generation: Generation, operation: bytes, txid: str) -> bytes:

@@ -6,6 +6,8 @@ generation in its lane, its lease, or a reset of the session. After that another
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from broker.core.entry import NEXT_SEQ, Entry, GenerationOptions, Kind, LeaseOptions, StopOptions
@@ -28,6 +30,8 @@ _RAISED_THE_FENCE = frozenset({Reason.STOPPED.value, Reason.LEASE_EXPIRED.value}
 
 def keys(entry: Entry) -> list[Key]:
     """Every row that an entry for a generation may need: see `apply.keys`."""
+    if entry.kind == Kind.CHUNKS and entry.seq > 0:
+        return [*_keys_of_later(entry.path, entry.options)]
     found = [session_key(entry.path), stream_key(entry.path)]
     match entry.kind:
         case Kind.CHUNKS | Kind.FINISH | Kind.GENERATION_OPEN:
@@ -42,6 +46,12 @@ def keys(entry: Entry) -> list[Key]:
         case Kind.LEASE_EXPIRE:
             found.append(generation_key(entry.path, _lease_options(entry.options).generation_id))
     return found
+
+
+@lru_cache(maxsize=4096)
+def _keys_of_later(path: str, options: bytes) -> tuple[Key, ...]:
+    """Of a batch that opens nothing."""
+    return session_key(path), stream_key(path), generation_key(path, _generation_options(options).generation_id)
 
 
 def open_ahead(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
@@ -78,9 +88,9 @@ def write(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
         generation = _open(work, options, Status.STREAMING)
     elif generation.status == Status.PENDING and entry.body:
         generation = _begin(work, generation)
-    generation = _add_chunks(work, generation)
     generation = _replace(
         generation,
+        chunks=generation.chunks + _add_chunks(work, generation),
         sequence=accepted(generation.sequence, entry.digest, work.next_position() + (entry.kind == Kind.FINISH)),
         renewed_index=index,
     )
@@ -400,13 +410,14 @@ def _begin(work: Work, generation: Generation) -> Generation:
     return streaming
 
 
-def _add_chunks(work: Work, generation: Generation) -> Generation:
+def _add_chunks(work: Work, generation: Generation) -> int:
+    """How many there are."""
     entry = work.entry
     if not entry.body:
-        return generation
+        return 0
     chunks = records(Page(0, 0, entry.lengths, entry.body))
     work.records.extend(chunk_records(generation, chunks, entry.txid))
-    return _replace(generation, chunks=generation.chunks + len(chunks))
+    return len(chunks)
 
 
 def _finish(work: Work, generation: Generation, options: GenerationOptions) -> Generation:

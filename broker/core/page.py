@@ -11,8 +11,13 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from struct import Struct
 
 import msgspec
+
+_one_length = Struct("<I").pack
+LENGTH_BYTES = 4
+"""What the length of a record takes."""
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +31,8 @@ class Page(msgspec.Struct, frozen=True, gc=False):
 
 def json_page(records: Sequence[bytes], start: int = 0) -> Page:
     """A page of whole JSON texts, in order. At least one record."""
+    if len(records) == 1:  # a token: it is not worth an array
+        return Page(start, start + 1, _one_length(len(records[0])), records[0])
     return Page(start, start + len(records), pack_lengths(map(len, records)), b",".join(records))
 
 
@@ -94,6 +101,8 @@ def join(pages: Sequence[Page]) -> Page:
 
 def records(page: Page) -> list[bytes]:
     """The records of a JSON page, one by one."""
+    if len(page.lengths) == LENGTH_BYTES:
+        return [page.data]
     data, cut, out = page.data, 0, []
     for length in unpack_lengths(page.lengths):
         out.append(data[cut : cut + length])

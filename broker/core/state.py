@@ -324,6 +324,7 @@ def producer_key(path: str, producer_id: str) -> Key:
     return b"p%b\0%b" % (path.encode(), producer_id.encode())
 
 
+@lru_cache(maxsize=4096)
 def session_key(path: str) -> Key:
     """The key of the Session row; `path` is its stream's."""
     return b"S" + path.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,7 @@ from broker.core.entry import (
     body_digest,
     encode_options,
 )
-from broker.core.page import pack_lengths, unpack_lengths
+from broker.core.page import LENGTH_BYTES, pack_lengths
 from broker.http.problems import BadRequest
 from broker.http.records import split
 from broker.http.request import Headers, Request, parameters_of
@@ -47,6 +48,7 @@ from consumer.plain import encode
 from consumer.wire import ENDED, SEQ_MAX, TXID, Code, RecordType, Status
 
 _OPENING_FIELDS: Final = frozenset({"messageId", "lane", "format", "role", "actorId", "onConflict", "continues"})
+_TXID: Final = TXID.encode()
 FORMAT_DEFAULT: Final = "ai-sdk-ui-message-stream"
 
 
@@ -98,7 +100,7 @@ def _entry(
     target: Target,
     parameters: dict[str, str],
     *,
-    options: msgspec.Struct | None = None,
+    options: msgspec.Struct | bytes = b"",
     seq: int = 0,
     digest: bytes = b"",
     records: tuple[bytes, bytes] = (b"", b""),
@@ -112,7 +114,7 @@ def _entry(
         txid=_txid(request, parameters),
         request_id=request.request_id,
         traceparent=traceparent_of(request.headers),
-        options=b"" if options is None else encode_options(options),
+        options=options if isinstance(options, bytes) else encode_options(options),
         lengths=lengths,
         body=body,
     )
@@ -120,7 +122,9 @@ def _entry(
 
 def _txid(request: Request, parameters: dict[str, str]) -> str:
     """What the writer calls this write: a parameter or, where the query belongs to the batch, a header."""
-    header = request.headers.get(TXID.encode(), b"").decode("latin-1")
+    header = ""
+    if _TXID in request.headers:
+        header = request.headers[_TXID].decode("latin-1")
     if header:
         require_id(header, "Txid", Code.INVALID_HEADER)
     return id_parameter(parameters, "txid", header)
@@ -175,13 +179,22 @@ def batch_of(request: Request, target: Target, parameters: dict[str, str], seq: 
     lengths, data = split(body)
     if not lengths:
         raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
-    if len(unpack_lengths(lengths)) > limits.BATCH_CHUNKS_MAX:
+    if len(lengths) > limits.BATCH_CHUNKS_MAX * LENGTH_BYTES:
         raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_CHUNKS_MAX} chunks")
-    options = _generation_options(target, seq, parameters)
-    digest = body_digest(_opening(options, seq) + data)
+    if seq > 0:
+        options, digest = _options_of_later(target.part_id), body_digest(data)
+    else:
+        opening = _generation_options(target, seq, parameters)
+        options, digest = encode_options(opening), body_digest(_opening(opening, seq) + data)
     return _entry(
         Kind.CHUNKS, request, target, parameters, options=options, seq=seq, digest=digest, records=(lengths, data)
     )
+
+
+@lru_cache(maxsize=4096)
+def _options_of_later(generation_id: str) -> bytes:
+    """Of batches that open nothing: they need no more than the id."""
+    return encode_options(GenerationOptions(generation_id))
 
 
 def _finish(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
