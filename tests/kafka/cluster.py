@@ -40,6 +40,7 @@ NODES_MAX = 3
 USERNAME, PASSWORD = "streamfold", "open-sesame"
 START_WAIT_S_MAX = 150.0  # three that start at once on a busy machine
 STOP_WAIT_S_MAX = 30.0
+ARCHIVE_WAIT_S_MAX = 150.0  # what it writes as it leaves takes 8 s where nothing else runs
 POLL_S = 0.05
 
 # Small and quick to start. A benchmark wants more heap, and the second compiler.
@@ -154,14 +155,14 @@ class KafkaCluster:
             process.kill()
             process.wait()
 
-    def stop(self, *nodes: int) -> None:
+    def stop(self, *nodes: int, within_s: float = STOP_WAIT_S_MAX) -> None:
         """SIGTERM to these, or all: they hand over what they lead."""
         leaving = {node: self._processes.pop(node) for node in nodes or tuple(self._processes)}
         for process in leaving.values():
             process.terminate()
         for node, process in leaving.items():
             try:
-                process.wait(STOP_WAIT_S_MAX)
+                process.wait(within_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise KafkaFailedError(f"node {node} did not leave\n{self.log_text(node)}") from None
@@ -346,7 +347,7 @@ def prepare() -> None:
         cluster._spawn(1, f"-XX:ArchiveClassesAtExit={ARCHIVE}")  # noqa: SLF001 -- ours; nobody else has a use for it
         try:
             cluster._wait_until_ready()  # noqa: SLF001 -- as above
-            cluster.stop()
+            cluster.stop(within_s=ARCHIVE_WAIT_S_MAX)
         finally:
             cluster.kill()
     if not ARCHIVE.exists():
