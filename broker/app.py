@@ -78,13 +78,15 @@ class App:
         bodies = Bodies(settings.body_bytes_max)
         async_acks = AsyncAcks(self.partition, is_allowed=settings.async_acks)
         self.uploads = uploads = Uploads(self.partition, traffic, async_acks)
-        metrics = Metrics(self.partition, self.materializer, waker, traffic, bodies, uploads, self._snapshots)
+        compression = Compression()
+        metrics = Metrics(
+            self.partition, self.materializer, waker, traffic, bodies, uploads, compression, self._snapshots
+        )
         streams = StreamApi(self.partition, settings, bodies, live)
         sessions = SessionApi(self.partition, settings, bodies, self.materializer, live, async_acks, traffic)
         subscriptions = SubscriptionApi(self.partition, settings, bodies, waker, webhooks, signing)
         catch_up = self.partition.catch_up
         fresh_streams = fresh(streams.respond, catch_up, lambda request: self.partition.of(request.path).catch_up())
-        compression = Compression()
         self._apis = (
             # before all streams
             Endpoint(

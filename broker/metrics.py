@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from broker.core.entry import Kind
 from broker.core.outcome import Result
 from broker.http.bodies import Bodies
+from broker.http.compression import Compression
 from broker.http.traffic import Traffic
 from broker.http.uploads import Uploads
 from broker.materializer import Materializer
@@ -45,6 +46,7 @@ class Metrics(Collector):
         traffic: Traffic,
         bodies: Bodies,
         uploads: Uploads,
+        compression: Compression,
         snapshots: Sequence[SnapshotMaker] = (),
     ) -> None:
         self._partition = partition
@@ -53,6 +55,7 @@ class Metrics(Collector):
         self._traffic = traffic
         self._bodies = bodies
         self._uploads = uploads
+        self._compression = compression
         self._snapshots = snapshots
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -67,6 +70,7 @@ class Metrics(Collector):
         yield from self._of_lifecycle()
         yield from self._of_subscriptions()
         yield from self._of_http()
+        yield from self._of_compression()
         yield from self._of_uploads()
         yield from self._of_snapshots()
         yield _counter("records_folded", "Records folded into messages.", self._materializer.records_folded)
@@ -134,6 +138,19 @@ class Metrics(Collector):
         yield live
         yield _counter("inflated_bytes", "Bytes that compressed bodies have become.", self._bodies.inflated_bytes)
         yield _counter("unexpected_errors", "Requests that ran into a bug.", self._traffic.bugs)
+
+    def _of_compression(self) -> Iterator[Metric]:
+        responses = CounterMetricFamily("streamfold_coded_responses", "Responses sent compressed.", labels=["coding"])
+        plain = CounterMetricFamily("streamfold_coded_plain_bytes", "Bytes of these before.", labels=["coding"])
+        sent = CounterMetricFamily("streamfold_coded_bytes", "Bytes of these as sent.", labels=["coding"])
+        for coding, coded in self._compression.coded.items():
+            label = [coding.decode()]
+            responses.add_metric(label, coded.responses)
+            plain.add_metric(label, coded.plain_bytes)
+            sent.add_metric(label, coded.coded_bytes)
+        yield from (responses, plain, sent)
+        busy = "Responses sent plain because too many were being compressed."
+        yield _counter("coders_busy", busy, self._compression.left_plain)
 
     def _of_uploads(self) -> Iterator[Metric]:
         uploads = self._uploads

@@ -14,6 +14,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Final
 
@@ -39,12 +40,26 @@ _OK: Final = 200
 _NOT_MODIFIED: Final = 304
 
 
+@dataclass(slots=True)
+class Coded:
+    """What has been sent in one coding so far."""
+
+    responses: int = 0
+    plain_bytes: int = 0
+    """What their bodies say."""
+    coded_bytes: int = 0
+    """What of these was sent."""
+
+
 class Compression:
     """Of one broker: a few responses at once are coded beside the event loop; when those are busy, others go as is."""
 
     def __init__(self) -> None:
         self.busy = 0
         """Responses that another thread codes right now."""
+        self.coded = {coding: Coded() for coding in _CODERS}
+        self.left_plain = 0
+        """Responses that went as they were because too many were being coded."""
 
     async def apply(self, response: Response, scope: Scope, headers: Headers) -> Response:
         """The response as this request may have it: coded, if that is asked for and worth it."""
@@ -59,8 +74,16 @@ class Compression:
             return Response(response.status, [*response.headers, _VARY], response.body)
         body = await self._coded(_CODERS[coding], response.body)
         if body is None:
+            self.left_plain += 1
             return Response(response.status, [*response.headers, _VARY], response.body)
+        self._count(coding, len(response.body), len(body))
         return _coded_response(response, coding, body)
+
+    def _count(self, coding: bytes, plain_bytes: int, coded_bytes: int) -> None:
+        coded = self.coded[coding]
+        coded.responses += 1
+        coded.plain_bytes += plain_bytes
+        coded.coded_bytes += coded_bytes
 
     async def _coded(self, coder: Callable[[bytes], bytes], body: bytes) -> bytes | None:
         if len(body) <= limits.COMPRESSED_STEP_BYTES:

@@ -77,6 +77,17 @@ async def test_r17_page_is_coded_as_asked_for_and_says_the_same(client: Client, 
     assert "content-encoding" not in whole.headers
 
 
+async def test_metrics_tell_by_coding_what_was_saved(client: Client) -> None:
+    whole = await client.get(STREAM)
+    coded = await client.get(STREAM, accept_encoding="zstd")
+    metrics = (await client.get("/metrics")).body.decode()
+    assert 'streamfold_coded_responses_total{coding="zstd"} 1.0' in metrics
+    assert f'streamfold_coded_plain_bytes_total{{coding="zstd"}} {float(len(whole.body))}' in metrics
+    assert f'streamfold_coded_bytes_total{{coding="zstd"}} {float(len(coded.body))}' in metrics
+    assert 'streamfold_coded_responses_total{coding="gzip"} 0.0' in metrics
+    assert "streamfold_coders_busy_total 0.0" in metrics
+
+
 async def test_tag_of_either_form_is_confirmed_as_the_client_has_it(client: Client) -> None:
     tag = (await client.get(STREAM)).headers["etag"]
     for held in (tag, f"W/{tag}"):
@@ -127,7 +138,8 @@ async def test_few_are_coded_at_once_beside_the_loop_and_others_go_as_they_are(m
     several = await asyncio.gather(*(coding.apply(response, scope, headers) for _ in range(limits.COMPRESSING_MAX + 2)))
     told = [dict(each.headers).get(b"content-encoding") for each in several]
     assert told.count(b"gzip") == limits.COMPRESSING_MAX
-    assert told.count(None) == 2
+    assert told.count(None) == coding.left_plain == 2
+    assert coding.coded[b"gzip"].responses == limits.COMPRESSING_MAX
     assert coding.busy == 0
 
     def broken(_: bytes) -> bytes:
