@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from broker.journal.kafka_clients import (
     Client,
     ClientFailed,
     Departing,
+    Together,
+    heard,
     let_go,
     new_consumer,
     new_producer,
@@ -63,6 +65,7 @@ class Kafka:
         self._producer = Client("producer", partial(new_producer, topic), self._departing, stall_s)
         # A consumer that reads nothing: a fetch that waits would hold questions up for as long.
         self._asker = Client("client for questions", partial(new_consumer, topic), self._departing, stall_s)
+        self._ends = Together(partial(self._bounds, end=True))
         self._consumer: Any = None
         self._feeds: dict[int, Feed] = {}
         self._opening = asyncio.Lock()
@@ -141,6 +144,7 @@ class Kafka:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await let_go(consumer)
+        await self._ends.aclose()
         await self._asker.aclose()
         await self._producer.aclose()
         await self._departing.gone()
@@ -215,8 +219,7 @@ class Kafka:
             if feed is None:
                 continue
             try:
-                first = await self.bound(place.partition, end=False)
-                end = await self.bound(place.partition, end=True)
+                first, end = await self.first(place.partition), await self.end(place.partition)
             except Unavailable:
                 await asyncio.sleep(_PAUSE_S)
                 continue
@@ -241,30 +244,39 @@ class Kafka:
 
     # -- for the logs ------------------------------------------------------------------------------------------------
 
-    async def bound(self, partition: int, *, end: bool) -> int:
-        """The partition's first or next position, as its leader has it. Raises Unavailable."""
-        place = self.place(partition)
+    async def first(self, partition: int) -> int:
+        """The partition's first position, as its leader has it. Raises Unavailable."""
+        return (await self._bounds((partition,), end=False))[partition]
 
-        async def question(asker: Any) -> int:
+    async def end(self, partition: int) -> int:
+        """The partition's next position, as its leader has it. Raises Unavailable."""
+        return await self._ends.of(partition)
+
+    async def _bounds(self, partitions: Collection[int], *, end: bool) -> Mapping[int, int]:
+        """Where each of these begins or ends. Raises Unavailable."""
+        places = [self.place(partition) for partition in partitions]
+
+        async def question(asker: Any) -> Mapping[int, int]:
             ask = asker.end_offsets if end else asker.beginning_offsets
-            return int((await ask([place]))[place])
+            return {place.partition: int(position) for place, position in (await ask(places)).items()}
 
         asked_at = asyncio.get_running_loop().time()
         try:
-            position = await self._asker.ask(question, _ANSWER_S_MAX)
+            bounds = await self._asker.ask(question, _ANSWER_S_MAX)
         except ClientFailed as error:
-            self._doubt(partition)
-            raise Unavailable(f"Kafka does not tell where partition {partition} stands: {error}") from error
+            self._doubt(*partitions)
+            told_of = ", ".join(map(str, sorted(partitions)))
+            raise Unavailable(f"Kafka does not tell where partition {told_of} stands: {error}") from error
         if asyncio.get_running_loop().time() > asked_at + _SILENCE_S_MAX:
-            self._doubt(partition)
-        return position
+            self._doubt(*partitions)
+        return bounds
 
     async def append(self, partition: int, data: bytes) -> int:
         """As `SharedLog.append`."""
 
         async def question(producer: Any) -> int:
             sent = await producer.send(self.topic.name, data, partition=partition)
-            sent.add_done_callback(_heard)
+            sent.add_done_callback(heard)
             # Not cancelled with whoever waits: the record may be under way, and its place is needed to settle it.
             await asyncio.wait((sent,))
             return int(sent.result().offset)
@@ -306,11 +318,11 @@ class KafkaLog:
 
     async def first(self) -> int:
         """As in `SharedLog`."""
-        return await self._kafka.bound(self._partition, end=False)
+        return await self._kafka.first(self._partition)
 
     async def end(self) -> int:
         """As in `SharedLog`."""
-        end = await self._kafka.bound(self._partition, end=True)
+        end = await self._kafka.end(self._partition)
         self.feed.note_end(end)
         return end
 
@@ -346,9 +358,3 @@ class KafkaLog:
     async def aclose(self) -> None:
         """As in `SharedLog`."""
         await self._kafka.leave(self.feed)
-
-
-def _heard(sent: asyncio.Future[Any]) -> None:
-    """What became of a record is known; perhaps nobody waits for that any more."""
-    if not sent.cancelled():
-        sent.exception()

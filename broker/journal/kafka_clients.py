@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -122,6 +122,44 @@ class Client:
         self._departing.add(failed)
 
 
+class Together:
+    """One question about many partitions: all who ask while one is under way share the next."""
+
+    def __init__(self, ask: Callable[[Collection[int]], Awaitable[Mapping[int, int]]]) -> None:
+        self._ask = ask
+        self._one_at_a_time = asyncio.Lock()
+        self._next: tuple[set[int], asyncio.Task[Mapping[int, int]]] | None = None
+        self._tasks: set[asyncio.Task[Mapping[int, int]]] = set()  # at most two
+
+    async def of(self, partition: int) -> int:
+        """The answer about one of them. Raises what the question does."""
+        if self._next is None:
+            wanted = {partition}
+            asking = asyncio.create_task(self._ask_about(wanted), name="kafka: ask")
+            self._tasks.add(asking)
+            asking.add_done_callback(self._asked)
+            self._next = wanted, asking
+        wanted, asking = self._next
+        wanted.add(partition)
+        return (await asyncio.shield(asking))[partition]  # others wait for it too
+
+    async def aclose(self) -> None:
+        """Ask nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._next = None
+
+    async def _ask_about(self, partitions: set[int]) -> Mapping[int, int]:
+        async with self._one_at_a_time:
+            self._next = None
+            return await self._ask(partitions)
+
+    def _asked(self, asking: asyncio.Task[Mapping[int, int]]) -> None:
+        self._tasks.discard(asking)
+        heard(asking)
+
+
 async def started(client: Any) -> Any:
     """The client, connected. Raises ClientFailed; nothing of it is left then."""
     _pace(_connections(client))
@@ -152,6 +190,12 @@ async def _is_done(stop: Awaitable[None]) -> bool:
             await stop
             return True
     return False
+
+
+def heard(answer: asyncio.Future[Any]) -> None:
+    """An answer has come, or an error; perhaps nobody waits for it any more."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def told(error: Exception, waited_s: float) -> str:

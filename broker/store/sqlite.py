@@ -56,6 +56,7 @@ class SqliteStore:
         self._wal: WalMover | None = None
         self._gate = Gate()  # the WAL mover's, if there is one
         self._connection: sqlite3.Connection | None = None  # the writer's
+        self._is_swept = False  # nothing is left of lives that have ended; the writer's too
         self._error: EngineStopped | None = None  # why nothing is written any more
         self._of_reader = threading.local()
         self._connections: list[sqlite3.Connection] = []  # to be closed in the end
@@ -95,7 +96,7 @@ class SqliteStore:
     async def sweep(self, steps_max: int = 16) -> bool:
         """As in `Store`; checkpoints pass between two steps."""
         for _ in range(steps_max):
-            if not await self._in(self._writer, self._sweep):
+            if self._is_swept or not await self._in(self._writer, self._sweep):
                 return False
         return True
 
@@ -184,6 +185,7 @@ class SqliteStore:
         return uuid, Head(*head)
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._is_swept = self._is_swept and not checkpoint.ended
         self._write(partial(write_checkpoint, checkpoint=checkpoint), _size_bytes(checkpoint))
 
     def _write(self, change: Callable[[sqlite3.Connection], None], size_bytes: int) -> None:
@@ -209,10 +211,10 @@ class SqliteStore:
 
     def _sweep(self) -> bool:
         """One step; False when nothing is left."""
-        if is_swept(self._held):
-            return False
-        self._write(sweep_step, SWEEP_BYTES)
-        return not is_swept(self._held)
+        if not is_swept(self._held):
+            self._write(sweep_step, SWEEP_BYTES)
+        self._is_swept = is_swept(self._held)
+        return not self._is_swept
 
     def _close(self) -> None:
         self._writer.shutdown()

@@ -1,7 +1,7 @@
 """broker/journal/kafka.py on a real Kafka: what the contract and the simulation cannot know of."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from broker.errors import OutcomeUnknown, StartError, Unavailable
 from broker.journal.kafka import Kafka, KafkaLog
-from broker.journal.kafka_clients import let_go, new_consumer, new_producer, started
+from broker.journal.kafka_clients import Together, let_go, new_consumer, new_producer, started
 from broker.journal.kafka_topic import KafkaTopic
 from broker.journal.shared_log import LogLost, LogTruncated
 from tests.eventually import eventually
@@ -58,6 +58,38 @@ async def test_partitions_are_read_by_one_consumer_each_in_its_order(topic: Kafk
         assert await logs[number % 3].append(b"%d" % number) == number // 3
     assert [await read(log, 3) for log in logs] == [[b"0", b"3", b"6"], [b"1", b"4", b"7"], [b"2", b"5", b"8"]]
     await asyncio.gather(*(log.aclose() for log in logs))
+
+
+async def test_partitions_that_ask_while_a_question_is_under_way_share_the_next_one() -> None:
+    """Where they end: each asks every second, and a topic may have hundreds."""
+    asked: list[set[int]] = []
+    may_answer = asyncio.Event()
+
+    async def ask(partitions: Collection[int]) -> Mapping[int, int]:
+        asked.append(set(partitions))
+        await may_answer.wait()
+        if 9 in partitions:
+            raise Unavailable("there is no such partition")
+        return {partition: 10 * partition for partition in partitions}
+
+    together = Together(ask)
+    asking = [asyncio.create_task(together.of(partition)) for partition in (1, 2, 3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(together.of(partition)) for partition in (3, 4, 5)]
+    await asyncio.sleep(0)
+    late[0].cancel()  # one that has no patience; the others have
+    may_answer.set()
+    assert await asyncio.gather(*asking, *late[1:]) == [10, 20, 30, 40, 50]
+    assert asked == [{1, 2, 3}, {3, 4, 5}]
+    with pytest.raises(Unavailable):
+        await together.of(9)
+    assert await together.of(1) == 10
+    may_answer.clear()
+    asking = [asyncio.create_task(together.of(1))]
+    await asyncio.sleep(0)
+    await together.aclose()
+    assert await asyncio.gather(*asking, return_exceptions=True) != [10]
 
 
 async def test_consumer_that_stopped_for_good_is_made_anew_and_misses_nothing(topic: KafkaTopic) -> None:
