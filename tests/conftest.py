@@ -15,6 +15,7 @@ settings.register_profile("streamfold", deadline=None, print_blob=True)
 settings.load_profile("streamfold")
 
 KILLS_DEFAULT = 100
+KAFKA_TEST_S = 180
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what brokers run on in tests that do not care (default sqlite)",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On Kafka each start of a broker makes a topic. Set here: once a test runs, its timeout is fixed."""
+    if config.getoption("--engine") == "kafka":
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(KAFKA_TEST_S))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,6 +32,7 @@ class Usual:
     """The engine that tests run on which do not care, and what a broker has to be told for it: see `--engine`."""
 
     engine = "sqlite"
+    start_wait_s_max = START_WAIT_S_MAX
     env: Callable[[], Mapping[str, str]] = staticmethod(dict[str, str])
 
 
@@ -52,10 +53,10 @@ class Broker:
         engine: str = "",
         port: int | None = None,
         env: Mapping[str, str] | None = None,
-        start_wait_s_max: float = START_WAIT_S_MAX,
+        start_wait_s_max: float | None = None,
     ) -> None:
         self.data_dir = data_dir
-        self._start_wait_s_max = start_wait_s_max
+        self._start_wait_s_max = usual.start_wait_s_max if start_wait_s_max is None else start_wait_s_max
         self.engine = engine or usual.engine
         self.port = free_port() if port is None else port
         self.env = {**({} if engine else usual.env()), **(env or {})}
