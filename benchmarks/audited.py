@@ -60,5 +60,5 @@ AUDITED = Scenario(
     tuple(_ROWS),
     _opened,
     _targets(),
-    rounds=2,
+    rounds=3,
 )

@@ -76,4 +76,5 @@ CATCH_UP: Final = Scenario(
         Target("MB/s", STREAMFOLD, 10.0, against=NODE_FILE),
         Target("MB/s", STREAMFOLD, 600.0, 1500.0),
     ),
+    rounds=5,
 )

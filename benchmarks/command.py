@@ -21,7 +21,7 @@ _OPTIONS = (
     click.option(
         "--rounds",
         type=click.IntRange(min=1),
-        help="How often each is run. [default: 5, or what a scenario takes]",
+        help="How often each is run. [default: 1 to 5, as long as it takes]",
     ),
     click.option("--subject", multiple=True, help="Only subjects with this in their name; may be repeated."),
     click.option(

@@ -185,6 +185,7 @@ OPENING: Final = Scenario(
     (OPEN, REPLAY, TYPESCRIPT),
     _opened,
     (Target("ms", OPEN, 0.01, 0.001, against=TYPESCRIPT), Target("ms", OPEN, 1 / FLOOR, against=REPLAY)),
+    rounds=5,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,8 @@ th, td { border-bottom: 1px solid #d8dee4; padding: .3rem .6rem; text-align: rig
 th:first-child, td:first-child { text-align: left; }
 code { background: #f0f2f4; padding: .1rem .3rem; border-radius: 3px; }
 .missed { color: #b42318; font-weight: 600; } .reached, .stretch { color: #1a7f37; } .warning { color: #9a6700; }
-svg { max-width: 100%; height: auto; }
+svg { width: 49%; min-width: 26rem; height: auto; }
+td { white-space: nowrap; } td:first-child { white-space: normal; }
 @media (prefers-color-scheme: dark) { svg { background: #fff; } }
 """
 
@@ -76,6 +78,16 @@ def summary(report: Report) -> Table:
                 ]
             )
     return rows
+
+
+def score(report: Report) -> str:
+    """How many targets there are, and what came of them."""
+    verdicts = [scenario.verdict(target) for scenario in report.scenarios for target in scenario.targets]
+    reached = len(verdicts) - verdicts.count("missed") - verdicts.count("not measured")
+    return (
+        f"{reached} of {len(verdicts)} reached, {verdicts.count('stretch')} of them the stretch too; "
+        f"{verdicts.count('missed')} not reached; {verdicts.count('not measured')} not measured."
+    )
 
 
 def _asked(scenario: Scenario, target: Target) -> str:
@@ -136,7 +148,11 @@ def markdown(report: Report, pictures: dict[str, str]) -> str:
     """The whole report."""
     parts = ["# What was measured", f"    {report.command}", *filter(None, provenance(report))]
     if len(summary(report)) > 1:
-        parts += ["## Targets", table([[*row[:-1], MARKS.get(row[-1], row[-1])] for row in summary(report)])]
+        parts += [
+            "## Targets",
+            score(report),
+            table([[*row[:-1], MARKS.get(row[-1], row[-1])] for row in summary(report)]),
+        ]
     for scenario in report.scenarios:
         parts += [f"## {scenario.name}: {scenario.title}", scenario.about, table(numbers(scenario))]
         parts += scenario.notes
@@ -162,10 +178,10 @@ def page(report: Report, pictures: dict[str, str]) -> str:
     body = ["<h1>What was measured</h1>", f"<p><code>{html.escape(report.command)}</code></p>"]
     body += [f"<p>{html.escape(line)}</p>" for line in provenance(report) if line]
     if len(summary(report)) > 1:
-        body += ["<h2>Targets</h2>", _html_table(summary(report))]
+        body += ["<h2>Targets</h2>", f"<p>{score(report)}</p>", _html_table(summary(report))]
     for scenario in report.scenarios:
         body += [f"<h2>{html.escape(scenario.name)}: {html.escape(scenario.title)}</h2>"]
-        body += [f"<p>{html.escape(scenario.about)}</p>", _html_table(numbers(scenario))]
+        body += [f"<p>{_html_text(scenario.about)}</p>", _html_table(numbers(scenario))]
         body += [f'<p class="warning">{html.escape(line)}</p>' for line in scenario.notes]
         body += [pictures[name] for plot in scenario.plots if (name := _file_name(scenario, plot.series)) in pictures]
     head = f'<meta charset="utf-8"><title>What was measured</title><style>{_STYLE}</style>'
@@ -180,5 +196,10 @@ def _html_table(rows: Table) -> str:
 
 
 def _html_cell(cell: str) -> str:
-    known = f' class="{cell}"' if cell in MARKS else ""
-    return f"<td{known}>{html.escape(cell)}</td>"
+    if cell in MARKS:
+        return f'<td class="{cell}">{MARKS[cell].strip("*")}</td>'
+    return f"<td>{html.escape(cell)}</td>"
+
+
+def _html_text(text: str) -> str:
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text, quote=False))

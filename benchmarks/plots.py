@@ -16,6 +16,7 @@ from benchmarks.results import Plot, Point, Scenario, Subject
 mpl.use("agg")
 from matplotlib import pyplot as plt, ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 
 STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",  # text stays text
@@ -29,14 +30,16 @@ STYLE: Final[dict[Any, Any]] = {
     "path.simplify_threshold": 0.5,
 }
 SIZE_INCHES: Final = (7.0, 3.6)
-POINTS_MAX: Final = 120
+POWERS_ENOUGH: Final = 2.5
+"""Powers of ten on an axis that need nothing between them."""
+POINTS_MAX: Final = 60
 """Of one line; more than a picture of this size can show."""
 
 
 def drawn(scenario: Scenario, plot: Plot) -> str | None:
-    """The picture as SVG; None when nothing of it was measured."""
+    """The picture as SVG; None when there is no line to draw."""
     lines = {name: line for name, subject in scenario.subjects.items() if (line := _line(subject, plot.series))}
-    if not lines:
+    if max(map(len, lines.values()), default=0) < 2:
         return None
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=SIZE_INCHES, layout="constrained")
@@ -71,12 +74,21 @@ def _shape(axes: Axes, plot: Plot) -> None:
     for is_log, axis, scale in ((plot.log_x, axes.xaxis, axes.set_xscale), (plot.log_y, axes.yaxis, axes.set_yscale)):
         if is_log:
             scale("log")
+            # Where less than two powers of ten are seen, their halves and fifths have to say where one is.
+            axis.set_major_locator(ticker.LogLocator(subs=(1.0,) if _powers(axis) > POWERS_ENOUGH else (1.0, 2.0, 5.0)))
+            axis.set_minor_locator(ticker.NullLocator())
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
     if not plot.log_y:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.05)
+
+
+def _powers(axis: Axis) -> float:
+    least, most = axis.get_view_interval()
+    return math.log10(most / least) if least > 0 else math.inf
 
 
 def _slim(svg: str) -> str:
     """Without what an HTML page must not have or does not need, and with no more digits than a screen has."""
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    body = re.sub(r"\n\s+", "\n", body)
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)

@@ -77,7 +77,7 @@ class Scenario:
     """What all rounds have in common is made when it is entered."""
     targets: tuple[Target, ...] = ()
     plots: tuple[Plot, ...] = ()
-    rounds: int = 5
+    rounds: int = 3
     """Unless others are asked for; fewer for what takes long and hardly differs from round to round."""
 
 

@@ -195,4 +195,5 @@ SIGHT: Final = Scenario(
         Target(f"{SILENCE}: p99 ms", STREAMFOLD, 50.0, 20.0),
         Target(f"{RESUME}: p99 ms", STREAMFOLD, 50.0, 20.0),
     ),
+    rounds=5,
 )
