@@ -25,7 +25,7 @@ from broker.journal.kafka_clients import (
     Departing,
     Together,
     heard,
-    let_go,
+    is_cancelled,
     new_consumer,
     new_producer,
     started,
@@ -143,11 +143,9 @@ class Kafka:
             self._consuming = None
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await let_go(consumer)
+            self._departing.add(consumer)
         await self._ends.aclose()
-        await self._asker.aclose()
-        await self._producer.aclose()
-        await self._departing.gone()
+        await asyncio.gather(self._asker.aclose(), self._producer.aclose(), self._departing.gone())
 
     # -- consuming ---------------------------------------------------------------------------------------------------
 
@@ -166,12 +164,18 @@ class Kafka:
     async def _consume_forever(self) -> None:
         while True:
             try:
-                await self._consume()
-            except OffsetOutOfRangeError as error:
-                await self._judge_range(error.args[0])
-            except Exception as error:  # noqa: BLE001 -- whatever the client stumbled over, reading must go on
+                await self._consume_in_range()
+            except (Exception, asyncio.CancelledError) as error:  # whatever the client stumbled over, reading goes on
+                if is_cancelled():
+                    raise
                 log.warning("the consumer failed, and goes on: %s", told(error, _ANSWER_S_MAX))
                 await asyncio.sleep(_PAUSE_S)
+
+    async def _consume_in_range(self) -> None:
+        try:
+            await self._consume()
+        except OffsetOutOfRangeError as error:
+            await self._judge_range(error.args[0])
 
     async def _consume(self) -> None:
         """Feed the logs; return when the consumer has stalled and was made anew."""
@@ -258,7 +262,8 @@ class Kafka:
 
         async def question(asker: Any) -> Mapping[int, int]:
             ask = asker.end_offsets if end else asker.beginning_offsets
-            return {place.partition: int(position) for place, position in (await ask(places)).items()}
+            positions = await ask(places)
+            return {place.partition: int(positions[place]) for place in places}
 
         asked_at = asyncio.get_running_loop().time()
         try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -78,9 +77,11 @@ class Client:
         try:
             async with asyncio.timeout(answer_s_max):
                 answer = await question(client)
-        except asyncio.CancelledError:  # whoever asked has less patience than this, and knows no more about it
+        except asyncio.CancelledError as error:  # whoever asked has less patience than this, and knows no more about it
             self._fail(client)
-            raise
+            if is_cancelled():
+                raise
+            raise ClientFailed("the client is closed") from error
         except Exception as error:
             self._fail(client)
             raise ClientFailed(told(error, answer_s_max)) from error
@@ -185,11 +186,23 @@ async def let_go(client: Any) -> None:
 
 
 async def _is_done(stop: Awaitable[None]) -> bool:
-    with suppress(Exception):
+    """Whether all of it was done, within KAFKA_REQUEST_MS."""
+    try:
         async with asyncio.timeout(limits.KAFKA_REQUEST_MS / 1000):
             await stop
-            return True
-    return False
+    except asyncio.CancelledError:
+        if is_cancelled():
+            raise
+        return False
+    except Exception:  # noqa: BLE001 -- the client is not needed any more
+        return False
+    return True
+
+
+def is_cancelled() -> bool:
+    """Whether this task is to end: aiokafka lets out cancellations of its own tasks, as a consumer that is stopped."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def heard(answer: asyncio.Future[Any]) -> None:
@@ -198,7 +211,7 @@ def heard(answer: asyncio.Future[Any]) -> None:
         answer.exception()
 
 
-def told(error: Exception, waited_s: float) -> str:
+def told(error: BaseException, waited_s: float) -> str:
     """An error of a client's, for people: a timeout says nothing of itself."""
     if type(error) is TimeoutError:
         return f"no answer within {waited_s:g} s"
