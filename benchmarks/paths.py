@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from benchmarks.stopwatch import Stage
-from benchmarks.workload import Batches, batch
+from benchmarks.workload import CHUNK, OPENING, Batches, batch
 from broker import App, Settings, create_app
 from broker.http.fast_path import AppendProtocol
 from broker.http.fast_reads import protocol
@@ -25,6 +25,8 @@ from consumer.session import SessionFold
 
 CONNECTIONS: Final = 32
 CHUNKS: Final = 10
+TOKENS: Final = 5
+"""Of an answer between two folds: at 50 a second."""
 READERS: Final = 100
 PAGE_RECORDS: Final = 22_000
 """About 1 MB of chunks."""
@@ -208,31 +210,103 @@ _APPEND: Final = (
 # -- chunks ------------------------------------------------------------------------------------------------------------
 
 
+async def _answers(client: Client) -> list[str]:
+    """Begin CONNECTIONS answers; where their chunks go."""
+    paths = [f"/v1/sessions/profile-{n}/generations/answer/chunks" for n in range(CONNECTIONS)]
+    for n, path in enumerate(paths):
+        await client.call("PUT", f"/v1/sessions/profile-{n}")
+        await client.call("POST", path, OPENING, producer_seq="0")
+    return paths
+
+
 @asynccontextmanager
 async def chunks(folder: Path) -> AsyncGenerator[Round]:
-    """CONNECTIONS batches of as many answers, through ASGI."""
+    """CONNECTIONS batches of as many answers, all on their way at the same time."""
     async with opened(folder) as app:
-        client, number = Client(app), 0
-        paths = [f"/v1/sessions/profile-{n}/generations/answer/chunks" for n in range(CONNECTIONS)]
-        for n, path in enumerate(paths):
-            await client.call("PUT", f"/v1/sessions/profile-{n}")
-            await client.call("POST", path, b'[{"type":"start"},{"type":"text-start","id":"0"}]', producer_seq="0")
+        transport = Transport()
+        batches = [Batches(path, CHUNKS, sequenced=True) for path in await _answers(Client(app))]
+        connections = _connected(app, transport, CONNECTIONS)
+        number = 0
 
         async def round_() -> int:
             nonlocal number
             number += 1
-            body, seq = batch(number, CHUNKS), str(number)
-            await asyncio.gather(*(client.call("POST", path, body, producer_seq=seq) for path in paths))
+            requests = [b"".join(load.request(number)) for load in batches]
+            transport.want(CONNECTIONS)
+            for connection, request in zip(connections, requests, strict=True):
+                connection.data_received(request)
+            await transport.enough.wait()
+            await _fold(app)
             return CONNECTIONS
 
         yield round_
+        for connection in connections:
+            connection.connection_lost(None)
+
+
+async def _fold(app: App) -> None:
+    """What the materializer does ten times a second."""
+    for n in range(CONNECTIONS):
+        await app.materializer.follow(f"sessions/profile-{n}")
 
 
 _CHUNKS: Final = (
-    Stage("headers", ("broker.http.endpoint:headers_of", "broker.http.endpoint:request_of")),
-    Stage("request to entry", ("broker.http.session_requests:entry_of",)),
+    Stage("from the socket's bytes on", ("broker.http.fast_path:AppendProtocol.data_received",)),
+    Stage("the head, when it is plain", ("broker.http.fast_path:read_plain_head",)),
+    Stage("request to entry", ("broker.http.session_requests:entry_of", "broker.http.fast_path:Append.begin")),
     *_APPLIED,
-    Stage("outcome to answer", ("broker.http.session_answers:answer",)),
+    Stage("outcome to answer", ("broker.http.session_answers:answer", "broker.http.fast_path:Append.set_result")),
+    Stage("answer to bytes", ("broker.http.fast_path:AppendProtocol.answer",)),
+    Stage("fold into messages", ("consumer.session:SessionFold.add",)),
+    *_BESIDE,
+)
+
+
+class AckTransport(Transport):
+    """The same for acks of uploads."""
+
+    def write(self, data: bytes) -> None:
+        """The head of a response, or an ack. Raises RuntimeError for a refusal."""
+        if b'"error"' in data or data.startswith(b"HTTP/1.1 4"):
+            raise RuntimeError(data.decode(errors="replace"))
+        if b'"seq"' in data:
+            self.count()
+
+
+@asynccontextmanager
+async def tokens(folder: Path) -> AsyncGenerator[Round]:
+    """A token of each of CONNECTIONS answers, each over an NDJSON upload of its own."""
+    async with opened(folder) as app:
+        transport, paths = AckTransport(), await _answers(Client(app))
+        connections = _connected(app, transport, CONNECTIONS)
+        line = b"%x\r\n%b\n\r\n" % (len(CHUNK) + 1, CHUNK)
+        for connection, path in zip(connections, paths, strict=True):
+            connection.data_received(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+                "Producer-Seq: 1\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            )
+
+        async def round_() -> int:
+            for _ in range(TOKENS):
+                transport.want(CONNECTIONS)
+                for connection in connections:
+                    connection.data_received(line)
+                await transport.enough.wait()
+            await _fold(app)
+            return CONNECTIONS * TOKENS
+
+        yield round_
+        for connection in connections:
+            connection.connection_lost(None)
+        await app.uploads.drain(1)
+
+
+_TOKENS: Final = (
+    Stage("from the socket's bytes on", ("broker.http.fast_path:AppendProtocol.data_received",)),
+    Stage("line to entry", ("broker.http.upload:Upload.put_at_once",)),
+    *_APPLIED,
+    Stage("what the upload makes of the outcome", ("broker.http.upload:Upload.told",)),
+    Stage("the ack", ("broker.http.upload:Upload._tell_ack",)),
     Stage("fold into messages", ("consumer.session:SessionFold.add",)),
     *_BESIDE,
 )
@@ -352,7 +426,8 @@ _FOLD: Final = (
 
 WALKS: Final = {
     "append": Walk(f"a durable append of {CHUNKS} chunks, {CONNECTIONS} at a time, on the fast path", _APPEND, append),
-    "chunks": Walk(f"{CHUNKS} chunks of an answer, {CONNECTIONS} answers at a time, through ASGI", _CHUNKS, chunks),
+    "chunks": Walk(f"{CHUNKS} chunks of an answer, {CONNECTIONS} answers at a time, fast path", _CHUNKS, chunks),
+    "tokens": Walk(f"a token of an answer over NDJSON, {CONNECTIONS} answers at a time", _TOKENS, tokens),
     "page": Walk("a catch-up read of 1 MB from the store", _PAGE, page),
     "fan-out": Walk(f"one event to one of {READERS} SSE readers", _FAN_OUT, fan_out),
     "fold": Walk("a text delta of a session's log, from its bytes to the message", _FOLD, fold),

@@ -24,8 +24,8 @@ JSON_DEPTH_MAX: Final = 128
 PATH_BYTES_MAX: Final = 1024
 """A stream's path, decoded: it is part of every row's key."""
 DECODED_PATHS_MAX: Final = 1_024
-"""Paths that are not decoded anew for each request. Every generation has some of its own, which come and go; decoding
-one costs a few microseconds."""
+"""Paths that are not decoded, and not looked up among the routes, anew for each request. Every generation has some of
+its own, which come and go; either costs some microseconds."""
 PLAIN_HEAD_BYTES_MAX: Final = 1_024
 """The head of a request that is read without the parser. Longer ones carry what is rare: cookies, tokens of proxies."""
 PLAIN_HEADS_MAX: Final = 1_024

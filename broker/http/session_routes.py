@@ -6,6 +6,7 @@ Everything that has to know the routes reads them here: the API itself, `Allow` 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -76,6 +77,7 @@ class Target(msgspec.Struct, frozen=True):
         return SESSION_PATH_PREFIX + self.session_id
 
 
+@lru_cache(maxsize=limits.DECODED_PATHS_MAX)
 def target_of(method: str, path: str) -> Target:
     """What `path`, the part behind `/v1/sessions/`, names for that method.
 
