@@ -231,7 +231,11 @@ class Partitions:
         """As `Partition.wait`."""
         await self.of(path).wait(path, incarnation, position, timeout_s)
 
-    def newest(self, path: str, incarnation: int, position: int, bytes_max: int) -> tuple[Stream, Page | None] | None:
+    def held(self, path: str, incarnation: int) -> Stream | None:
+        """As `Partition.held`."""
+        return self.of(path).held(path, incarnation)
+
+    def newest(self, path: str, incarnation: int, position: int, bytes_max: int) -> Page | None:
         """As `Partition.newest`."""
         return self.of(path).newest(path, incarnation, position, bytes_max)
 

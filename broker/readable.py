@@ -139,20 +139,18 @@ class Readable(Applied):
             timeout_s = min(timeout_s, (stream.deadline_ms - self.now_ms()) / 1000 + 0.001)
         await self._watches.wait(stream_key(path), timeout_s)
 
-    def newest(self, path: str, incarnation: int, position: int, bytes_max: int) -> tuple[Stream, Page | None] | None:
-        """What `stream` and `read` would find now, of a stream without a deadline, if all of it is in memory.
-
-        None says nothing: ask those.
-        """
+    def held(self, path: str, incarnation: int) -> Stream | None:
+        """What `stream` would find now, of a stream without a deadline, if it is in memory; None says nothing."""
         row = self._rows.held.get(stream_key(path))
         if self.failure is not None or not isinstance(row, Stream):
             return None
         if row.incarnation != incarnation or row.deleted or row.deadline_ms is not None:
             return None
-        if position >= row.tail:
-            return row, None
-        page = self._log.newest(path, incarnation, position, bytes_max)
-        return None if page is None else (row, page)
+        return row
+
+    def newest(self, path: str, incarnation: int, position: int, bytes_max: int) -> Page | None:
+        """What `read` would find now in the tail; None says nothing: ask that."""
+        return self._log.newest(path, incarnation, position, bytes_max)
 
     def watch(self, path: str, watcher: Watcher) -> None:
         """Wake it after every change of the stream, and on drain, until `unwatch`."""

@@ -49,9 +49,21 @@ class Feed:
         self.life_s = settings.sse_life_s
         self.keepalive_s = settings.sse_keepalive_s
         self._events = sse.FrameCache(limits.SSE_CACHE_BYTES)
+        # The last one that was told: what most readers are told is what the one before was.
+        self._look: Look | None = None
+        self._cursor = 0
+        self._event = (b"", 0)
 
     def event(self, look: Look, cursor: int, *, told: bool) -> tuple[bytes, int]:
         """The events of a look, and where a reader then stands; no bytes for nothing new, if it was `told` before."""
+        if look is self._look and cursor == self._cursor and told:
+            return self._event
+        event = self._made(look, cursor, told=told)
+        if told:
+            self._look, self._cursor, self._event = look, cursor, event
+        return event
+
+    def _made(self, look: Look, cursor: int, *, told: bool) -> tuple[bytes, int]:
         page = _whole(look)
         if page is None and told and not look.at_eof:
             return b"", look.start

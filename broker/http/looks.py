@@ -41,6 +41,7 @@ class Looks:
 
     def __init__(self, partition: Partitioned) -> None:
         self._partition = partition
+        self._newest: Look | None = None
 
     async def stream(self, path: str) -> Stream:
         """The stream at `path`. Raises BadRequest (STREAM_NOT_FOUND, STREAM_GONE)."""
@@ -69,8 +70,19 @@ class Looks:
 
     def newest(self, path: str, incarnation: int, start: int) -> Look | None:
         """What `at` would see, if all of it is in memory; None: ask `at`, which may wait and says what is wrong."""
-        found = self._partition.newest(path, incarnation, start, limits.READ_BYTES_MAX)
-        return None if found is None else Look(found[0], start, found[1])
+        stream = self._partition.held(path, incarnation)
+        if stream is None:
+            return None
+        last = self._newest
+        if last is not None and last.stream is stream and last.start == start:
+            return last  # all readers at a tail see the same, and a stream that changed is another value
+        page = None
+        if start < stream.tail:
+            page = self._partition.newest(path, incarnation, start, limits.READ_BYTES_MAX)
+            if page is None:
+                return None
+        self._newest = Look(stream, start, page)
+        return self._newest
 
 
 def body_of(page: Page) -> bytes:
