@@ -133,15 +133,22 @@ async def test_work_that_waited_through_a_crash_wakes_at_the_start(partition: Pa
         assert await eventually(lambda: wake(partition))
 
 
-async def test_stream_beyond_the_bound_is_refused_and_counted(
-    partition: Partition, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@asynccontextmanager
+async def full(partition: Partition, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Waker]:
+    """A subscription with as many links as it may have: `a/1` and `a/2`."""
     monkeypatch.setattr(limits, "LINKS_MAX", 2)
     async with running(partition) as waker:
         await subscribed(partition)
         for path in ("a/1", "a/2"):
             await partition.propose(create(b"1", path=path))
         assert await eventually(lambda: has_links(partition, {"a/1": 0, "a/2": 0}))
+        yield waker
+
+
+async def test_stream_beyond_the_bound_is_refused_and_counted(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with full(partition, monkeypatch) as waker:
         await partition.propose(create(b"1", path="a/3"))
         assert await eventually(lambda: has_refused(waker, 1))
         assert await links(partition) == {"a/1": 0, "a/2": 0}
@@ -154,12 +161,7 @@ async def has_refused(waker: Waker, count: int) -> bool:
 async def test_link_of_a_stream_that_is_no_more_makes_room(
     partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "LINKS_MAX", 2)
-    async with running(partition) as waker:
-        await subscribed(partition)
-        for path in ("a/1", "a/2"):
-            await partition.propose(create(b"1", path=path))
-        assert await eventually(lambda: has_links(partition, {"a/1": 0, "a/2": 0}))
+    async with full(partition, monkeypatch) as waker:
         await partition.propose(delete(path="a/1"))
         await partition.propose(create(b"1", path="a/3"))
         assert await eventually(lambda: has_links(partition, {"a/2": 0, "a/3": 0}))

@@ -26,13 +26,7 @@ PROMPT = Limits(
     silence_s_max=1.0, attempt_timeout_s=1.0, backoff_s_initial=0.001, backoff_s_max=0.01, backoff_s_jitter=0.001
 )
 
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        async with Producer(running.url) as producer:
-            await producer.streams.create("s")
-        yield running
+pytestmark = pytest.mark.usefixtures("stream_s")
 
 
 # -- connections that die without a sign ---------------------------------------------------------------------------
@@ -118,12 +112,7 @@ async def test_who_waits_for_news_on_a_dead_connection_is_woken(live: Any, broke
         news = asyncio.create_task(next_records(batches))
         relay.freeze()
         await producer.streams.append("s", "news")
-        with anyio.fail_after(SOON_S):
-            while not news.done():
-                await reader.reconnect()
-                await asyncio.wait([news], timeout=0.5)
-
-    assert news.result() == ["news"]
+        assert await soon(news, reader) == ["news"]
 
 
 async def test_who_waits_for_the_next_attempt_is_woken(broker: Broker) -> None:
@@ -136,12 +125,7 @@ async def test_who_waits_for_the_next_attempt_is_woken(broker: Broker) -> None:
         news = asyncio.create_task(next_records(batches))
         await broker.restart()
         await producer.streams.append("s", "news")
-        with anyio.fail_after(SOON_S):
-            while not news.done():
-                await reader.reconnect()
-                await asyncio.wait([news], timeout=0.5)
-
-    assert news.result() == ["news"]
+        assert await soon(news, reader) == ["news"]
 
 
 async def test_reconnecting_all_the_time_loses_and_doubles_nothing(broker: Broker) -> None:
@@ -295,6 +279,15 @@ async def view_for(url: str, message: dict[str, str], stay_s: float) -> None:
 
 
 # -- the rest ------------------------------------------------------------------------------------------------------
+
+
+async def soon(news: asyncio.Task[Any], reader: Reader) -> Any:
+    """What the task returns; the reader is told to reconnect until it does."""
+    with anyio.fail_after(SOON_S):
+        while not news.done():
+            await reader.reconnect()
+            await asyncio.wait([news], timeout=0.5)
+    return news.result()
 
 
 async def next_records(batches: AsyncIterator[Batch]) -> Any:

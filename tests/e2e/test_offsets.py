@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -56,13 +55,7 @@ async def main(url, path):
 anyio.run(main, *sys.argv[1:])
 """
 
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        async with Producer(running.url) as producer:
-            await producer.streams.create("s")
-        yield running
+pytestmark = pytest.mark.usefixtures("stream_s")
 
 
 async def append_all(broker: Broker) -> None:

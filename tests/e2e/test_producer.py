@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,7 @@ PATIENT = Limits(batch_chunks_max=3, backoff_s_initial=0.01, backoff_s_max=0.2, 
 """Small batches, so that many are under way when something happens; and soon back after it."""
 WRITER = Path(__file__).with_name("writer.py")
 
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        async with Producer(running.url) as producer:
-            await producer.create_session("s")
-        yield running
+pytestmark = pytest.mark.usefixtures("session_s")
 
 
 def delta(number: int) -> dict[str, Any]:

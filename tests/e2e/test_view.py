@@ -1,8 +1,7 @@
 """Views of one session on several devices: messages sent from them, answers that stall, against a real broker."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from pathlib import Path
 
 import anyio
 import httpx
@@ -16,13 +15,7 @@ from tests.live import Broker
 PROMPT = Limits(backoff_s_initial=0.01, backoff_s_max=0.1, backoff_s_jitter=0.01, stalled_s=0.5)
 MESSAGE = {"id": "u1", "role": "user", "text": "\ud83d and \u2028"}
 
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
-    async with Broker(tmp_path / "data") as running:
-        async with Producer(running.url) as producer:
-            await producer.create_session("s")
-        yield running
+pytestmark = pytest.mark.usefixtures("session_s")
 
 
 async def draw(view: SessionView, drawn: list[list[tuple[str, str]]]) -> None:

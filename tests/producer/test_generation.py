@@ -293,7 +293,8 @@ async def test_stop_of_a_generation_that_never_wrote_needs_no_request(url: str, 
     assert not broker.requests
 
 
-async def test_stop_while_the_opening_batch_is_under_way_leaves_nothing_open(url: str, broker: ModelBroker) -> None:
+async def stop_while_it_opens(url: str, broker: ModelBroker) -> None:
+    """Its first batch gets no answer before the stop is asked for."""
     broker.delay_s = lambda request: 60.0 if request.url.path.endswith("/chunks") else 0.0
     async with Producer(url) as producer, producer.generation("s", "g") as generation:
         await generation.write("x")
@@ -301,6 +302,10 @@ async def test_stop_while_the_opening_batch_is_under_way_leaves_nothing_open(url
         stopped = await generation.stop()
         assert stopped is not None
         assert stopped.status == "aborted"
+
+
+async def test_stop_while_the_opening_batch_is_under_way_leaves_nothing_open(url: str, broker: ModelBroker) -> None:
+    await stop_while_it_opens(url, broker)
     assert broker.generation("s", "g").status == "aborted"
 
 
@@ -315,13 +320,7 @@ async def test_opening_batch_that_lands_after_the_stop_was_asked_is_stopped(url:
             generation.batches.append(broker.batch(b'["x"]'))
 
     broker.fault = land_before_finish
-    broker.delay_s = lambda request: 60.0 if request.url.path.endswith("/chunks") else 0.0
-    async with Producer(url) as producer, producer.generation("s", "g") as generation:
-        await generation.write("x")
-        await until(lambda: len(broker.seqs) == 1)
-        stopped = await generation.stop()
-        assert stopped is not None
-        assert stopped.status == "aborted"
+    await stop_while_it_opens(url, broker)
     assert broker.generation("s", "g").reason == "stopped"
 
 

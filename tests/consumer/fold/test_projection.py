@@ -9,17 +9,8 @@ from consumer.fold.projection import PROJECTIONS, ui_message
 from consumer.plain import JSON
 from tests.consumer.fold.chunks import vectors
 from tests.consumer.fold.dictations import AI_SDK
+from tests.consumer.fold.projected import ANTHROPIC, CHAT, CLIENT, RESPONSES, TANSTACK, parts
 from tests.vectors import initial_of
-
-ANTHROPIC = "anthropic-messages"
-CHAT = "openai-chat"
-RESPONSES = "openai-responses"
-CLIENT = "ag-ui-client"
-TANSTACK = "ag-ui-tanstack"
-
-
-def parts(format_name: str | None, message: Any, *, ended: bool = False) -> Any:
-    return ui_message(format_name, message, ended=ended)["parts"]
 
 
 def text(said: str, state: str = "done", **more: Any) -> Any:

@@ -13,17 +13,8 @@ from consumer.fold.projection import ui_message
 from consumer.plain import JSON, decode, encode
 from tests.consumer.fold.chunks import any_json, format_and_chunks, plain_data, vectors
 from tests.consumer.fold.dictations import AI_SDK, DICTATIONS, TEXT
+from tests.consumer.fold.projected import ANTHROPIC, CHAT, CLIENT, RESPONSES, TANSTACK, parts
 from tests.vectors import initial_of, is_unread
-
-ANTHROPIC = "anthropic-messages"
-CHAT = "openai-chat"
-RESPONSES = "openai-responses"
-CLIENT = "ag-ui-client"
-TANSTACK = "ag-ui-tanstack"
-
-
-def parts(format_name: str | None, message: Any, *, ended: bool = False) -> Any:
-    return ui_message(format_name, message, ended=ended)["parts"]
 
 
 def runs() -> Iterator[tuple[str, list[JSON], Any]]:
