@@ -42,6 +42,7 @@ class Checkpoints:
         self._closing = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()  # being written, or waiting for its turn
 
     def begin(self, stored_index: int) -> None:
         """The store has what was applied up to there."""
@@ -64,15 +65,24 @@ class Checkpoints:
         """`end`, and wait for the one in hand. Idempotent."""
         self.end()
         if self._task is not None:
-            # Not cancelled: the store finishes what it has begun to write, and the last checkpoint must not repeat it.
             await asyncio.wait((self._task,))
             self._task = None
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     async def write(self) -> None:
         """Write what changed to the store and let the journal forget it.
 
         Raises Unavailable when it was definitely not written: everything stays in memory, to be written next time.
         """
+        # Not in the caller's task, which may be cancelled: the store finishes what it has begun to write, and the next
+        # checkpoint must not repeat it.
+        writing = asyncio.create_task(self._write_in_turn(), name="checkpoint: write")
+        self._under_way.add(writing)
+        writing.add_done_callback(self._under_way.discard)
+        await asyncio.shield(writing)
+
+    async def _write_in_turn(self) -> None:
         async with self._writing:
             await self._write()
 
@@ -83,7 +93,7 @@ class Checkpoints:
             if self._closing.is_set():
                 return
             try:
-                await self.write()
+                await self._write_in_turn()
             except Unavailable as error:
                 self._applied.counts.checkpoint_failures += 1
                 log.warning("checkpoint not written, tried again later: %s", error)

@@ -92,6 +92,23 @@ async def test_change_during_a_checkpoint_that_fails_is_not_covered_by_what_it_h
         assert (outcome.result, outcome.next_position) == (Result.ACCEPTED, 3)
 
 
+async def test_checkpoint_whose_caller_is_cancelled_is_written_once() -> None:
+    """As that of a snapshot's maker when the broker stops: the store finishes what it has begun to write."""
+    store = HeldStore()
+    async with opened(HeldJournal(), store) as partition:
+        await partition.propose(create(b"1"))
+        store.write_gate.shut()
+        caller = asyncio.ensure_future(partition.checkpoint())
+        await store.write_gate.reached.wait()
+        caller.cancel()
+        await asyncio.wait((caller,))
+        await partition.propose(append(b"2"))
+        store.write_gate.open()
+        await partition.checkpoint()
+        stored = [(page.start, page.end) for each in store.written for _, pages in each.pages for page in pages]
+        assert stored == [(0, 1), (1, 2)]
+
+
 async def test_checkpoint_that_failed_is_tried_again_by_itself() -> None:
     store = HeldStore()
     store.write_errors.append(Unavailable("the disk is full"))
