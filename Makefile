@@ -1,6 +1,6 @@
 # Every target sets up what it needs first (deploy/setup), so each of them works in a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench guard crash crash-kafka vectors lock clean run-ready test-ready bench-ready
+.PHONY: help demo test check bench guard crash crash-kafka simulate vectors lock clean run-ready test-ready bench-ready
 BIN := .venv/bin
 
 help: ## say what there is
@@ -36,6 +36,9 @@ crash: test-ready ## kill the broker KILLS times (default 1000) and audit what i
 
 crash-kafka: test-ready ## break three nodes on three nodes of Kafka in all ways, and audit what is left
 	$(BIN)/pytest tests/faults/cluster --faults all
+
+simulate: test-ready ## run SEEDS schedules (default 10000) of a cluster on a clock of its own, from seed FROM (default 0) on
+	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0) --jobs $(or $(JOBS),2)
 
 # The newest versions that pyproject.toml allows, with their hashes; the second lock agrees with the first.
 UV := .cache/uv/bin/uv

@@ -17,23 +17,23 @@ seen while it happens is checked there: KI5, KI9 and KI12 by `History`, KI7 by t
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections import defaultdict
 from typing import NamedTuple
 
+import msgspec
+
 from broker.core.apply import apply, keys
-from broker.core.entry import ANY, Entry, Kind, decode as decode_entry
+from broker.core.entry import ANY, AckOptions, Entry, Kind, decode as decode_entry
 from broker.core.outcome import Outcome
 from broker.core.page import records
-from broker.core.state import Changes, Key, Row, Session, Stream, decode_row, encode_row, owner, stream_key
+from broker.core.state import Changes, Key, Row, Stream, Subscription, stream_key, subscription_key
 from broker.journal.cluster_record import decode
-from broker.store.page_row import decode_page
+from tests.simulator.disk import Disk
+from tests.simulator.dump import Dump, dump
 from tests.simulator.history import Applied, History, Life, Write, applied
 from tests.simulator.log import Truth
-from tests.simulator.node import Disk
 
 TAG = re.compile(rb"~[^~]+~")
-Dump = dict[bytes, bytes]
 
 
 class Accepted(NamedTuple):
@@ -46,9 +46,10 @@ class Accepted(NamedTuple):
 
 
 class Replay:
-    """The state that the raw log makes, entry by entry."""
+    """The state that the raw log of a partition makes, entry by entry."""
 
-    def __init__(self, history: History, truth: Truth) -> None:
+    def __init__(self, history: History, number: int, truth: Truth) -> None:
+        self.number = number
         self.rows: dict[Key, Row | None] = {}
         self.content: dict[Life, list[bytes]] = {}
         self.begins: dict[Life, int] = {}
@@ -61,9 +62,10 @@ class Replay:
         self._closed: set[Life] = set()
         self._seen: dict[int, int] = {}
         self._time_ms = 0
-        self._crashes = defaultdict(list)
-        for name, index, dump in history.crashes:
-            self._crashes[index].append((name, dump))
+        self._crashes: dict[int, list[tuple[str, Dump]]] = defaultdict(list)
+        for name, (partition, index), left in history.crashes:
+            if partition == number:
+                self._crashes[index].append((name, left))
         self._hold_crashes()
         for record in truth.records:
             self._time_ms = max(self._time_ms, record.time_ms)
@@ -86,6 +88,8 @@ class Replay:
         before = self.rows.get(stream_key(entry.path))
         outcome, changes = apply({key: self.rows.get(key) for key in keys(entry)}, entry, self.index, self._time_ms)
         self.outcomes[self.index] = applied(entry.kind, entry.path, (entry.boot, entry.proposal), outcome)
+        if outcome.subscription is not None:
+            self._look_at_wake(entry, outcome)
         self._look(entry, before if isinstance(before, Stream) else None, outcome, changes)
         self.rows.update(changes.puts)
         row = self.rows.get(stream_key(entry.path))
@@ -119,74 +123,87 @@ class Replay:
         if outcome.changed and outcome.stream is not None and outcome.stream.closed:
             self._closed.add((entry.path, outcome.stream.incarnation))
 
+    def _look_at_wake(self, entry: Entry, outcome: Outcome) -> None:
+        """KI8 of subscriptions: a wake is one worker's, who has it no more cannot end it, and no cursor goes back."""
+        before, after = self.rows.get(subscription_key(entry.path)), outcome.subscription
+        if not isinstance(before, Subscription) or after is None or not outcome.changed:
+            return
+        told = f"entry {self.index} ({Kind(entry.kind).name} {entry.path})"
+        wake = before.wake
+        if entry.kind == Kind.SUBSCRIPTION_CLAIM and wake is not None and wake.holder:
+            self._history.violated("KI8", f"{told} took a wake from {wake.holder}")
+        if entry.kind == Kind.SUBSCRIPTION_ACK:
+            options = msgspec.msgpack.decode(entry.options, type=AckOptions)
+            if wake is None or (options.generation, options.wake_id) != (before.generation, wake.wake_id):
+                self._history.violated("KI8", f"{told} is for generation {options.generation}, behind {before}")
+        cursors = {(link.path, link.incarnation): link.acked for link in after.links}
+        for link in before.links:
+            if cursors.get((link.path, link.incarnation), link.acked) < link.acked:
+                self._history.violated("KI8", f"{told} moves the cursor of {link.path} back from {link.acked}")
+
     def _hold_crashes(self) -> None:
-        for name, dump in self._crashes.pop(self.index, ()):
-            if dump != self.dump():
+        for name, left in self._crashes.pop(self.index, ()):
+            if left != self.dump():
                 self._history.violated("KI13", f"the store of {name} is not what entries 1 to {self.index} make")
 
     def dump(self) -> Dump:
         """The logical state: rows of lives that go on, and their streams' own records."""
         rows = {key: row for key, row in self.rows.items() if row is not None}
-        return _dump(rows, {life[1]: b",".join(found) for life, found in self.content.items()})
+        return dump(rows, {life[1]: b",".join(found) for life, found in self.content.items()})
 
 
-def disk_dump(disk: Disk) -> tuple[int, Dump]:
-    """The same of a store, and the index that it stands at."""
-    index, _ = disk.head()
-    return index, store_dump(disk.platter) if index else {}
+class Whole(NamedTuple):
+    """What the logs of all partitions make together: a path is in one of them."""
+
+    rows: dict[Key, Row | None]
+    content: dict[Life, list[bytes]]
+    begins: dict[Life, int]
+    accepted: list[Accepted]
+    lineages: dict[Life, tuple[tuple[str, int, int], ...]]
 
 
-def store_dump(connection: sqlite3.Connection) -> Dump:
-    """The logical state in a store, however its records are spread over pages."""
-    rows = {bytes(key): decode_row(value) for key, value in connection.execute("SELECT key, value FROM row")}
-    data: dict[int, list[bytes]] = defaultdict(list)
-    query = 'SELECT incarnation, start, "end", data FROM page ORDER BY incarnation, start'
-    for incarnation, start, end, stored in connection.execute(query):
-        page = decode_page(start, end, stored)
-        data[incarnation].append(page.data + b"," if page.lengths else page.data)
-    return _dump(rows, {life: b"".join(pages).removesuffix(b",") for life, pages in data.items()})
-
-
-def _dump(rows: dict[Key, Row], data: dict[int, bytes]) -> Dump:
-    living: set[int] = set()
-    for row in rows.values():
-        if isinstance(row, Stream):
-            living.add(row.incarnation)
-        elif isinstance(row, Session):
-            living.add(row.birth)
-    dump = {key: encode_row(row) for key, row in rows.items() if owner(row) in living}
-    for life in living & data.keys():
-        dump[b"/%d" % life] = data[life]
-    return dump
-
-
-def check(history: History, truth: Truth, disks: list[tuple[str, Disk]]) -> None:
-    """Hold everything that happened against the log. Violations go to `history`."""
-    replay = Replay(history, truth)
-    _replicas(history, replay, disks)
+def check(history: History, truths: list[Truth], disks: list[tuple[str, int, Disk]]) -> None:
+    """Hold everything that happened against the logs, by number. `disks` are (node, partition, disk)."""
+    replays = [Replay(history, number, truth) for number, truth in enumerate(truths)]
+    for replay in replays:
+        _replicas(history, replay, [(name, disk) for name, number, disk in disks if number == replay.number])
     places = _places(history)
     for write in history.writes.values():
         _write(history, write, places.get(write.tag.encode(), []))
-    _lost_lives(history, replay)
-    _order(history, replay)
+    whole = _together(replays)
+    _lost_lives(history, whole)
+    _order(history, whole)
     _groups(history)
-    _reads(history, replay)
-    _forks(history, replay)
+    _claims(history)
+    _reads(history, whole)
+    _forks(history, whole)
+
+
+def _together(replays: list[Replay]) -> Whole:
+    whole = Whole({}, {}, {}, [], {})
+    for replay in replays:
+        whole.rows.update(replay.rows)
+        whole.content.update(replay.content)
+        whole.begins.update(replay.begins)
+        whole.accepted.extend(replay.accepted)
+        whole.lineages.update(replay.lineages)
+    return whole
 
 
 def _replicas(history: History, replay: Replay, disks: list[tuple[str, Disk]]) -> None:
     """KI12, KI13."""
-    for index, told in history.outcomes.items():
-        if replay.outcomes.get(index) != told:
+    for (partition, index), told in history.outcomes.items():
+        if partition == replay.number and replay.outcomes.get(index) != told:
             history.violated("KI12", f"nodes made {told} of entry {index}, the replay {replay.outcomes.get(index)}")
             break
     expected = replay.dump()
     for name, disk in disks:
-        index, dump = disk_dump(disk)
+        index, _ = disk.head()
+        found = disk.dump()
         if index != replay.index:
             history.violated("KI12", f"{name} ends at entry {index}, the replay at {replay.index}")
-        elif dump != expected:
-            different = {key for key in dump.keys() | expected.keys() if dump.get(key) != expected.get(key)}
+        elif found != expected:
+            different = {key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)}
             history.violated("KI12", f"in the end {name} differs from the replay in {sorted(different)[:5]}")
 
 
@@ -222,11 +239,11 @@ def _write(history: History, write: Write, places: list[tuple[Life, int]]) -> No
             )
 
 
-def _lost_lives(history: History, replay: Replay) -> None:
+def _lost_lives(history: History, whole: Whole) -> None:
     """KI1 of whole lives: what was acknowledged is gone only if somebody may have ended it."""
     for write in history.writes.values():
         for incarnation, _ in write.acked:
-            row = replay.rows.get(stream_key(write.path))
+            row = whole.rows.get(stream_key(write.path))
             if isinstance(row, Stream) and row.incarnation == incarnation:
                 continue
             asked = any(ending.path == write.path and not ending.denied for ending in history.endings)
@@ -234,10 +251,10 @@ def _lost_lives(history: History, replay: Replay) -> None:
                 history.violated("KI1", f"{write.tag} was acknowledged, and its stream is gone though nobody ended it")
 
 
-def _order(history: History, replay: Replay) -> None:
+def _order(history: History, whole: Whole) -> None:
     """KI4 and KI8, of raw producers."""
     newest: dict[tuple[Life, str], tuple[int, int]] = {}
-    for accepted in replay.accepted:
+    for accepted in whole.accepted:
         entry = accepted.entry
         if not entry.producer_id:
             continue
@@ -275,34 +292,42 @@ def _groups(history: History) -> None:
             last[write.group, incarnation] = next_position
 
 
-def _reads(history: History, replay: Replay) -> None:
+def _claims(history: History) -> None:
+    """KI8 of workers: nobody else is told that the same wake is his."""
+    holders: dict[tuple[str, int, int], str] = {}
+    for claim in history.claims:
+        if holders.setdefault(claim[:3], claim.worker) != claim.worker:
+            history.violated("KI8", f"{claim.worker} was told what {holders[claim[:3]]} had been told: {claim}")
+
+
+def _reads(history: History, whole: Whole) -> None:
     """KI5, KI6, KI16: whatever any node ever answered is what the life holds in the end."""
-    whole = {life: _whole(replay, life) for life in {read.life for read in history.reads}}
+    held = {life: _records(whole, life) for life in {read.life for read in history.reads}}
     for read in history.reads:
-        if whole[read.life][read.start : read.start + len(read.records)] != read.records:
+        if held[read.life][read.start : read.start + len(read.records)] != read.records:
             history.violated("KI5", f"{read.node} answered {read.records} at {read.start} of {read.life}")
     for (reader, life), seen in history.tails.items():
-        if seen and _whole(replay, life)[: len(seen)] != seen:
+        if seen and _records(whole, life)[: len(seen)] != seen:
             history.violated("KI6", f"{reader} followed {life} and saw {seen}")
     for life, shown in history.shown.items():
-        content, begin = replay.content.get(life, []), replay.begins.get(life, 0)
+        content, begin = whole.content.get(life, []), whole.begins.get(life, 0)
         if [shown[position] for position in sorted(shown)] != content or (shown and min(shown) != begin):
             history.violated("KI16", f"what was visible of {life} is not what the log has of it")
 
 
-def _whole(replay: Replay, life: Life) -> list[bytes]:
+def _records(whole: Whole, life: Life) -> list[bytes]:
     """All records of a life, those that a fork inherits included."""
     inherited: list[bytes] = []
-    for path, incarnation, end in replay.lineages.get(life, ()):
+    for path, incarnation, end in whole.lineages.get(life, ()):
         part = (path, incarnation)
-        begin = replay.begins.get(part, len(inherited))
-        inherited += replay.content.get(part, [])[: max(0, end - begin)]
-    return inherited + replay.content.get(life, [])
+        begin = whole.begins.get(part, len(inherited))
+        inherited += whole.content.get(part, [])[: max(0, end - begin)]
+    return inherited + whole.content.get(life, [])
 
 
-def _forks(history: History, replay: Replay) -> None:
+def _forks(history: History, whole: Whole) -> None:
     """KI14."""
     for child, source, position in history.forks:
-        inherited, prefix = _whole(replay, child)[:position], _whole(replay, source)[:position]
+        inherited, prefix = _records(whole, child)[:position], _records(whole, source)[:position]
         if inherited != prefix or len(prefix) != position:
             history.violated("KI14", f"{child} begins with {inherited}, its source {source} with {prefix}")

@@ -15,7 +15,7 @@ from broker.core.fork import lineage_of
 from broker.core.outcome import Outcome, Result
 from broker.core.page import records
 from broker.errors import BrokerError, Unavailable
-from broker.partition import Partition
+from broker.partitions import Partitioned
 from consumer.wire import Code
 from tests.broker.core import entries
 from tests.simulator.history import Ending, History, Life, Read, Write
@@ -40,6 +40,8 @@ class Clients:
     def __init__(self, nodes: list[Node], history: History, rng: Random, say: Callable[..., None]) -> None:
         self.nodes, self.history, self.rng = nodes, history, rng
         self.paths = ["a", "b"]
+        self.patience = 1.0
+        """How long they pause: less once nothing goes wrong any more, for then waiting finds little."""
         self._say = say
         self._count = 0
 
@@ -93,7 +95,7 @@ class Clients:
         """Records of that life from `position` on, from any node; None when it is over. Raises BrokerError."""
         path, incarnation = life
 
-        async def ask(partition: Partition) -> Page | None:
+        async def ask(partition: Partitioned) -> Page | None:
             stream = await partition.stream(path)
             if stream is None or stream.incarnation != incarnation or stream.tail < position + 1:
                 await partition.catch_up()
@@ -123,7 +125,7 @@ class Clients:
             self.history.violated("KI7", f"{write.tag} was acknowledged at {next_position} and then could not be read")
 
     async def pause(self, longest_s: float = 1.0) -> None:
-        await asyncio.sleep(self.rng.random() * longest_s)
+        await asyncio.sleep(self.rng.random() * longest_s * self.patience)
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Clients:
             write = self.payload(self.name("create"), path)
             await self.send(write, entries.create(_body(write), path=path, ttl_s=ttl_s))
         else:
-            await self._try(entries.create(path=path, ttl_s=ttl_s))
+            await self.attempt(entries.create(path=path, ttl_s=ttl_s))
 
     async def live_and_die(self, path: str) -> None:
         """Create, delete, create again; close."""
@@ -219,12 +221,12 @@ class Clients:
 
     async def talk(self, path: str) -> None:
         """A session: generations that are finished, stopped, abandoned or superseded; messages; a reset."""
-        await self._try(entries.create_session(path=path))
+        await self.attempt(entries.create_session(path=path))
         for _ in range(self.rng.randint(1, 3)):
             generation_id = self.name("gen")
             await _Generation(self, path, generation_id).run()
             if self.rng.random() < 0.3:
-                await self._try(entries.stop(generation_id, path=path))
+                await self.attempt(entries.stop(generation_id, path=path))
             if self.rng.random() < 0.2:
                 await self._end(Ending(path), entries.reset_session(path=path))
             message = self.payload(self.name("message"), path)
@@ -245,7 +247,8 @@ class Clients:
             ending.denied = outcome.result is Result.REFUSED
             ending.done = not ending.denied
 
-    async def _try(self, entry: Entry) -> Outcome | None:
+    async def attempt(self, entry: Entry) -> Outcome | None:
+        """Propose once; None when there was no answer that says anything."""
         try:
             return await self.propose(entry)
         except BrokerError:

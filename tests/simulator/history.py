@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from broker.core.outcome import Outcome
+from tests.simulator.dump import Dump
 
 Life = tuple[str, int]
 """A path and an incarnation."""
+At = tuple[int, int]
+"""A partition, and an index or a position in it."""
 
 
 @dataclass
@@ -69,6 +72,15 @@ class Read(NamedTuple):
     records: list[bytes]
 
 
+class Claim(NamedTuple):
+    """A worker was told that a wake is its own."""
+
+    subscription_id: str
+    birth: int
+    generation: int
+    worker: str
+
+
 class History:
     """Everything that the checks look at. `violated` is told by whoever sees a violation as it happens."""
 
@@ -85,12 +97,13 @@ class History:
         """Child, source, and the position where they part."""
         self.mortal: set[str] = set()
         """Paths where some life may have had a deadline."""
-        self.crashes: list[tuple[str, int, dict[bytes, bytes]]] = []
+        self.crashes: list[tuple[str, At, Dump]] = []
         """What a store held when its node was gone: (node, index, dump)."""
-        self.outcomes: dict[int, Applied] = {}
+        self.outcomes: dict[At, Applied] = {}
         """By index, as some node first had them."""
-        self.chains: dict[int, bytes] = {}
+        self.chains: dict[At, bytes] = {}
         """By position in the log, as some node first had them."""
+        self.claims: list[Claim] = []
         self.reads: list[Read] = []
         self.tails: dict[tuple[str, Life], list[bytes]] = {}
         """What readers that follow a life have seen, from its start."""
@@ -113,13 +126,13 @@ class History:
             if shown.setdefault(position, record) != record:
                 self.violated("KI5", f"{node} has {record!r} at {position} of {life}, another has {shown[position]!r}")
 
-    def apply(self, node: str, index: int, told: Applied) -> None:
+    def apply(self, node: str, index: At, told: Applied) -> None:
         """A node has applied an entry. Checks KI12."""
         first = self.outcomes.setdefault(index, told)
         if first != told:
             self.violated("KI12", f"{node} made {told} of entry {index}, another {first}")
 
-    def link(self, node: str, position: int, chain: bytes) -> None:
+    def link(self, node: str, position: At, chain: bytes) -> None:
         """A node stands at a position of the log. Checks KI12 (and KI15, for nodes that began with a snapshot)."""
         if self.chains.setdefault(position, chain) != chain:
             self.violated("KI12", f"{node} has another chain before position {position}")

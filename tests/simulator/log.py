@@ -32,6 +32,10 @@ class Truth:
         self._loop, self._rng, self._say = loop, rng, say
         self._world = Context()
         self._grown: list[asyncio.Future[None]] = []
+        self.all_arrived = asyncio.Event()
+        """Set while no copy and no trim is on the road."""
+        self.all_arrived.set()
+        self._on_the_road = 0
 
     @property
     def end(self) -> int:
@@ -61,11 +65,22 @@ class Truth:
 
     def later(self, delay_s: float, data: bytes) -> None:
         """A copy is on the road, whatever becomes of who sent it."""
-        self._loop.call_later(delay_s, self.put, data, "copy", context=self._world)
+        self._later(delay_s, lambda: self.put(data, "copy"))
 
     def trim_later(self, delay_s: float, position: int) -> None:
         """A trim is on the road."""
-        self._loop.call_later(delay_s, self.trim, position, context=self._world)
+        self._later(delay_s, lambda: self.trim(position))
+
+    def _later(self, delay_s: float, come: Callable[[], object]) -> None:
+        def arrive() -> None:
+            self._on_the_road -= 1
+            if not self._on_the_road:
+                self.all_arrived.set()
+            come()
+
+        self._on_the_road += 1
+        self.all_arrived.clear()
+        self._loop.call_later(delay_s, arrive, context=self._world)
 
     def grown(self) -> asyncio.Future[None]:
         """Done once there is another record."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
@@ -27,30 +27,68 @@ class Process:
     def __init__(self) -> None:
         self.alive = True
         self.frozen = False
-        self.held: list[_Handle | _Timer] = []
+        self.held: list[_Timer] = []
         self.context = copy_context()
         self.context.run(_current.set, self)
 
-    def holds_up(self, handle: _Handle | _Timer) -> bool:
-        """Whether this must not run now. It is kept: for the thaw, or for `Loop.bury`."""
-        stands_still = self.frozen or not self.alive
-        if stands_still:
-            self.held.append(handle)
-        return stands_still
-
-
-class _Handle(asyncio.Handle):
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], loop: Loop, context: Context) -> None:
-        super().__init__(callback, args, loop, context)
-        self.process = context.get(_current)
-
 
 class _Timer(asyncio.TimerHandle):
-    def __init__(
-        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: Loop, context: Context
-    ) -> None:
-        super().__init__(when, callback, args, loop, context)
-        self.process = context.get(_current)
+    """What is to be called, soon or later: `asyncio`'s own takes as long again for what helps to debug."""
+
+    __slots__ = ("call", "context", "process", "with_args")
+
+    def __init__(self, call: Callable[..., object], with_args: tuple[Any, ...], context: Context | None) -> None:
+        # Not that of the base class: it is one in name only, for those who say what they hold.
+        self.call: Callable[..., object] | None = call
+        self.with_args = with_args
+        self.context = copy_context() if context is None else context
+        self.process = self.context.get(_current)
+
+    def cancel(self) -> None:
+        self.call = None
+        self.with_args = ()
+
+    def cancelled(self) -> bool:
+        return self.call is None
+
+
+class _Sleep:
+    """What a task waits for that lets time pass: for `asyncio` a future, whose timer is the task's next step."""
+
+    __slots__ = ("_asyncio_future_blocking", "_delay_s", "_is_cancelled", "_loop", "_timer", "_wake")
+
+    def __init__(self, loop: Loop, delay_s: float) -> None:
+        self._loop = loop
+        self._delay_s = delay_s
+        self._asyncio_future_blocking = False
+        self._is_cancelled = False
+
+    def __await__(self) -> Generator[_Sleep | None, None, None]:
+        if self._delay_s <= 0:
+            yield None
+            return
+        self._asyncio_future_blocking = True
+        yield self
+
+    def get_loop(self) -> Loop:
+        return self._loop
+
+    def add_done_callback(self, wake: Callable[[_Sleep], object], *, context: Context) -> None:
+        self._wake = wake
+        self._timer = self._loop.call_later(self._delay_s, wake, self, context=context)
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 -- as that of a future
+        if self._timer.cancelled():
+            return False
+        self._is_cancelled = True
+        timer = self._timer
+        timer.cancel()
+        self._loop.call_soon(self._wake, self, context=timer.context)
+        return True
+
+    def result(self) -> None:
+        if self._is_cancelled:
+            raise asyncio.CancelledError
 
 
 class Loop(asyncio.AbstractEventLoop):
@@ -58,10 +96,10 @@ class Loop(asyncio.AbstractEventLoop):
 
     def __init__(self, steps_max: int = 5_000_000) -> None:
         self._now = 0.0
-        self._ready: deque[_Handle | _Timer] = deque()
+        self._ready: deque[_Timer] = deque()
         self._timers: list[tuple[float, int, _Timer]] = []
         self._order = 0
-        self._steps_left = steps_max
+        self._steps_max = steps_max
         self._closed = False
         self._tasks: set[asyncio.Task[Any]] = set()  # those that are not done
         self.errors: list[str] = []
@@ -74,27 +112,36 @@ class Loop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)  # noqa: SLF001 -- documented, for those who write loops
         try:
             task = self.create_task(main)
-            while not task.done():
-                self._step()
+            self._run(task.done)
             return task.result()
         finally:
             asyncio._set_running_loop(None)  # noqa: SLF001 -- as above
 
-    def _step(self) -> None:
-        if not self._ready:
-            if not self._timers:
+    def _run(self, is_over: Callable[[], bool]) -> None:
+        """Do what is ready; when nothing is, let time pass until something is. One function, for it is called most."""
+        ready, timers = self._ready, self._timers
+        for _ in range(self._steps_max):
+            if is_over():
+                return
+            if ready:
+                timer = ready.popleft()
+            elif timers:
+                when, _, timer = heapq.heappop(timers)
+                if timer.call is not None and when > self._now:
+                    self._now = when
+            else:
                 raise Stuck("nothing is left to happen")
-            when, _, timer = heapq.heappop(self._timers)
-            if not timer.cancelled():
-                self._now = max(self._now, when)
-                self._ready.append(timer)
-            return
-        handle = self._ready.popleft()
-        self._steps_left -= 1
-        if self._steps_left < 0:
-            raise Stuck("it goes on for ever")
-        if not handle.cancelled() and (handle.process is None or not handle.process.holds_up(handle)):
-            handle._run()  # noqa: SLF001 -- a loop runs handles; asyncio has no public name for that
+            call, process = timer.call, timer.process
+            if call is None:
+                continue
+            if process is not None and (process.frozen or not process.alive):
+                process.held.append(timer)  # for the thaw, or for `bury`
+                continue
+            try:
+                timer.context.run(call, *timer.with_args)
+            except Exception as error:  # noqa: BLE001 -- nobody waits for it; the schedule tells it
+                self.errors.append(f"in {call}: {error!r}")
+        raise Stuck("it goes on for ever")
 
     def thaw(self, process: Process) -> None:
         """Let a frozen process go on."""
@@ -116,6 +163,10 @@ class Loop(asyncio.AbstractEventLoop):
 
         self.run(rest())
 
+    def sleep(self, delay_s: float, _: None = None) -> Awaitable[None]:
+        """As `asyncio.sleep`, which it stands for while a schedule runs: it costs half as much."""
+        return _Sleep(self, delay_s)
+
     # -- what asyncio asks of a loop -----------------------------------------------------------------------------------
 
     def time(self) -> float:
@@ -136,25 +187,22 @@ class Loop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]  # the base class binds the arguments' types with a TypeVarTuple
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = _Handle(callback, args, self, copy_context() if context is None else context)
-        self._ready.append(handle)
-        return handle
+        timer = _Timer(callback, args, context)
+        self._ready.append(timer)
+        return timer
 
     def call_later(  # type: ignore[override]  # as above
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> _Timer:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]  # as above
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> _Timer:
         self._order += 1
-        timer = _Timer(when, callback, args, self, copy_context() if context is None else context)
+        timer = _Timer(callback, args, context)
         heapq.heappush(self._timers, (when, self._order, timer))
         return timer
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is dropped when its time comes."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

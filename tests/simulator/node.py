@@ -1,69 +1,49 @@
-"""A node of the simulation: the broker's own partition, journal, store and sweeper, on a disk that outlives it."""
+"""A node of the simulation: the broker's own partitions, journals, sweeper and waker, on disks that outlive it."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from broker.core.entry import ANY, Entry, Kind
 from broker.core.outcome import Outcome
 from broker.core.page import Page, records
-from broker.errors import BrokerError, OutcomeUnknown
+from broker.errors import BrokerError, EngineStopped, OutcomeUnknown
 from broker.journal import Commit
 from broker.journal.cluster import ClusterJournal
-from broker.journal.cluster_record import decode_mark
 from broker.partition import Partition
+from broker.partitions import Partitioned, Partitions
+from broker.signing import Signing
 from broker.snapshot.maker import SnapshotMaker
 from broker.snapshot.restore import Restorer
 from broker.snapshot.shelf import Shelf
-from broker.store import Checkpoint, Head
-from broker.store.sqlite import SqliteStore
-from broker.store.whole import ChangeMark
 from broker.sweeper import Sweeper
+from broker.waker import Waker
+from broker.webhooks import Webhooks
+from tests.simulator.disk import Disk
 from tests.simulator.history import History, applied
 from tests.simulator.log import Road, Truth
 from tests.simulator.loop import Loop, Process
 from tests.simulator.place import SharedPlace
 
 T = TypeVar("T")
+Deliver = Callable[[str, bytes], Awaitable[bool]]
+"""As `Webhooks.deliver`."""
 WAIT_S = 3.0
 """How long a proposal waits for the log. Short, so that giving up happens often."""
 AUDIT_S = 2.0
 
 
-class _Platter(sqlite3.Connection):
-    """A database in memory that stays when a process lets go of it."""
+class Shared(NamedTuple):
+    """What all nodes have in common of one partition."""
 
-    def close(self) -> None:
-        pass
-
-    def drop(self) -> None:
-        super().close()
-
-
-class Disk:
-    """What a crash leaves."""
-
-    def __init__(self) -> None:
-        self.platter = sqlite3.connect(":memory:", isolation_level=None, factory=_Platter)
-
-    def connect(self, path: Path) -> sqlite3.Connection:  # noqa: ARG002 -- there is only one
-        """As `broker.sqlite.connect`."""
-        return self.platter
-
-    def head(self) -> tuple[int, int]:
-        """Index, and position in the log, that the store stands at; zeros when there is none."""
-        if not self.platter.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            return 0, 0
-        index, mark = self.platter.execute("SELECT applied_index, mark FROM head").fetchone()
-        return index, decode_mark(mark).position if mark else 0
-
-    def drop(self) -> None:
-        self.platter.drop()
+    number: int
+    truth: Truth
+    place: SharedPlace
 
 
 class _Journal(ClusterJournal):
@@ -80,12 +60,13 @@ class _Partition(Partition):
     """Tells the history what it does."""
 
     name: str
+    log: int
     history: History
 
     def _step(self, entry: Entry, index: int, time_ms: int) -> Outcome:
         outcome = super()._step(entry, index, time_ms)
         told = applied(entry.kind, entry.path, (entry.boot, entry.proposal), outcome)
-        self.history.apply(self.name, index, told)
+        self.history.apply(self.name, (self.log, index), told)
         appended = outcome.changed and entry.kind in (Kind.APPEND, Kind.CLOSE)
         if appended and outcome.stream is not None and entry.incarnation not in (ANY, outcome.stream.incarnation):
             self.history.violated("KI10", f"{self.name} let entry {index} into another life of {entry.path}")
@@ -96,67 +77,108 @@ class _Partition(Partition):
         self.history.show(self.name, (path, incarnation), page.start, records(page))
 
 
+class _Webhooks(Webhooks):
+    """Calls receivers of the simulation."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._to = deliver  # and nothing of what the base class needs for a network
+
+    async def deliver(self, text: str, body: bytes) -> bool:
+        return await self._to(text, body)
+
+
+@cache
+def _signing() -> Signing:
+    signing = Signing()
+    signing.open()
+    return signing
+
+
+class Replica:
+    """What one node has of one partition."""
+
+    def __init__(self, shared: Shared, rng: Random, disk: Disk, scratch: Path) -> None:
+        self.shared = shared
+        self.disk = disk
+        self.road = Road(shared.truth, rng)
+        self.scratch = scratch
+        self.distrusted: set[str] = set()
+        """Snapshots that did not agree with the log."""
+        self.begun_with = ""
+        """The snapshot that the store was made with."""
+        self.is_quarantined = False
+
+
 class Node:
     """One node: started, killed, frozen and started again by the world."""
 
-    def __init__(
-        self, name: str, loop: Loop, truth: Truth, history: History, rng: Random, place: SharedPlace, scratch: Path
-    ) -> None:
+    def __init__(self, name: str, loop: Loop, history: History, rng: Random, replicas: list[Replica]) -> None:
         self.name = name
-        self.distrusted: set[str] = set()
-        """Snapshots that did not agree with the log."""
-        self.disk = Disk()
-        self.partition: Partition | None = None
+        self.replicas = replicas
+        self.partition: Partitioned | None = None
         """While it is up."""
         self.process = Process()
         self.process.alive = False
-        self.quarantined = False
         self.store_delay_s = 0.0
-        self.road = Road(truth, rng)
-        self._loop, self._truth, self._history, self._rng = loop, truth, history, rng
-        self._place, self._scratch = place, scratch
-        self._begun_with = ""
+        self.beside: list[asyncio.Task[None]] = []
+        """What runs beside the partitions."""
+        self.deliver: Deliver | None = None
+        """Who receives webhooks, in a schedule with subscriptions."""
+        self.waker: Waker | None = None
+        self._loop, self._history, self._rng = loop, history, rng
         self._asking: list[asyncio.Future[None]] = []
 
     def start(self) -> asyncio.Task[None]:
         """Boot; the task ends once it is up, with StartError if it does not come up."""
         self.process = Process()
-        self.road = Road(self._truth, self._rng)
+        for replica in self.replicas:
+            replica.road = Road(replica.shared.truth, self._rng)
         return self._loop.create_task(self._open(), context=self.process.context)
 
     async def _open(self) -> None:
+        opened = [self._partition_of(replica) for replica in self.replicas]
+        parts = [partition for partition, _ in opened]
+        partition: Partitioned = Partitions(parts) if len(parts) > 1 else parts[0]
+        waker = None
+        if self.deliver is not None:
+            waker = Waker(partition, _signing(), _Webhooks(self.deliver), monotonic=self._loop.time)
+        await partition.open()
+        self.partition, self.waker = partition, waker
+        beside = [Sweeper(partition, self._loop.time).run(), *(maker.run() for _, maker in opened)]
+        if waker is not None:
+            beside.append(waker.run())
+        self.beside = [asyncio.create_task(work) for work in beside]
+
+    def _partition_of(self, replica: Replica) -> tuple[_Partition, SnapshotMaker]:
+        shared, road = replica.shared, replica.road
         skew_ms = self._rng.randrange(1_000_000)
         journal = _Journal(
-            self.road,
+            road,
+            partition=shared.number,
+            partitions=len(self.replicas),
             monotonic_ms=lambda: int(self._loop.time() * 1000) + skew_ms,
-            quarantine=self._quarantine,
+            quarantine=lambda reason: self._quarantine(replica, reason),
             wait_s=WAIT_S,
             audit_s=AUDIT_S,
         )
-        journal.told = lambda position, chain: self._history.link(self.name, position, chain)
-        shelf = Shelf(self._place, bytes_per_s=float("inf"))
-        restorer = Restorer(
-            self.road, shelf, self._scratch, distrusted=lambda: self.distrusted, note=self._note_snapshot
-        )
-        store = _SlowStore(None, connect=self.disk.connect, restore=restorer)
-        store.node = self
-        partition = _Partition(journal, store, checkpoint_interval_s=self._rng.choice((0.2, 1.0, 4.0)), rows_max=16)
-        partition.name, partition.history = self.name, self._history
-        await partition.open()
-        self.partition = partition
-        sweeper = Sweeper(partition, self._loop.time)
-        self.sweeping = asyncio.create_task(sweeper.run())
-        maker = SnapshotMaker(
-            partition,
-            store,
-            journal,
-            self.road,
-            shelf,
-            self._scratch,
-            log_bytes=self._place.log_bytes,
-            log_share=0,
-        )
-        self.making = asyncio.create_task(maker.run())
+        journal.told = lambda position, chain: self._history.link(self.name, (shared.number, position), chain)
+        shelf = Shelf(shared.place, bytes_per_s=float("inf"))
+
+        def note(snapshot: str) -> None:
+            replica.begun_with = snapshot
+
+        restore = Restorer(road, shelf, replica.scratch, distrusted=lambda: replica.distrusted, note=note)
+        store = replica.disk.store(restore, lambda: asyncio.sleep(self.store_delay_s))
+        partition = _Partition(journal, store, checkpoint_interval_s=self._rng.choice((0.3, 1.0, 4.0)), rows_max=16)
+        partition.name, partition.log, partition.history = self.name, shared.number, self._history
+        log_bytes = shared.place.log_bytes
+        maker = SnapshotMaker(partition, store, journal, road, shelf, replica.scratch, log_bytes=log_bytes, log_share=0)
+        return partition, maker
+
+    def rest(self) -> None:
+        """Do nothing any more but serve."""
+        for task in self.beside:
+            task.cancel()
 
     def kill(self) -> None:
         """As SIGKILL does. Whoever waits for an answer hears that the connection is gone."""
@@ -171,12 +193,19 @@ class Node:
         """As SIGTERM does."""
         if self.partition is not None:
             partition, self.partition = self.partition, None
-            self.sweeping.cancel()
-            self.making.cancel()
+            self.rest()
             await self._loop.create_task(partition.aclose(), context=self.process.context)
+            self.has_failed(partition)
         self.kill()
 
-    async def call(self, ask: Callable[[Partition], Awaitable[T]], timeout_s: float = 8.0) -> T:
+    def has_failed(self, partition: Partitioned) -> bool:
+        """Whether its engine has stopped; checks that it had a reason."""
+        failure = partition.failure
+        if failure is not None and not isinstance(failure, EngineStopped):
+            self._history.violated("KI17", f"{self.name} failed: {failure!r}")
+        return failure is not None
+
+    async def call(self, ask: Callable[[Partitioned], Awaitable[T]], timeout_s: float = 8.0) -> T:
         """Ask over a network. Raises OutcomeUnknown when no answer comes, or what `ask` does."""
         await asyncio.sleep(self._rng.random() * 0.03)
         partition = self.partition
@@ -207,27 +236,7 @@ class Node:
         await asyncio.sleep(self._rng.random() * 0.03)
         return told
 
-    def _quarantine(self, reason: str) -> None:
-        self.quarantined = True
-        self.distrusted.add(self._begun_with)
+    def _quarantine(self, replica: Replica, reason: str) -> None:
+        replica.is_quarantined = True
+        replica.distrusted.add(replica.begun_with)
         self._history.violated("KI12", f"{self.name}: {reason}")
-
-    def _note_snapshot(self, name: str) -> None:
-        self._begun_with = name
-
-
-class _SlowStore(SqliteStore):
-    """Takes its time to write and to copy; a kill may come before and after."""
-
-    node: Node
-
-    async def copy(self, path: Path, change_mark: ChangeMark) -> Head:
-        await asyncio.sleep(self.node.store_delay_s)
-        head = await super().copy(path, change_mark)
-        await asyncio.sleep(self.node.store_delay_s)
-        return head
-
-    async def write(self, checkpoint: Checkpoint) -> None:
-        await asyncio.sleep(self.node.store_delay_s)
-        await super().write(checkpoint)
-        await asyncio.sleep(self.node.store_delay_s)

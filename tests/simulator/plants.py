@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from broker import limits
+from broker import checkpoints, limits
 from broker.core.apply import apply, keys
 from broker.core.entry import ANY, Entry, Kind
 from broker.core.outcome import Result
@@ -22,8 +22,7 @@ from broker.partition import Partition, Waiter
 from broker.snapshot.form import Facts, Name
 from broker.snapshot.maker import Good, SnapshotMaker
 from broker.snapshot.shelf import Shelf
-from broker.store import Checkpoint
-from broker.store.sqlite import SqliteStore
+from broker.store import Checkpoint, Head
 
 
 def admits_late_copies() -> AbstractContextManager[Any]:
@@ -62,16 +61,13 @@ def takes_entries_of_another_life() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def stores_the_head_ahead() -> Iterator[None]:
+def stores_the_head_ahead() -> AbstractContextManager[Any]:
     """A checkpoint that leaves out the newest pages, and says that it has them."""
-    write = SqliteStore.write
 
-    async def write_short(self: SqliteStore, checkpoint: Checkpoint) -> None:
-        await write(self, msgspec.structs.replace(checkpoint, pages=checkpoint.pages[:-1]))
+    def short(head: Head, rows: Any, pages: Any, *others: Any) -> Checkpoint:
+        return Checkpoint(head, rows, pages[:-1], *others)
 
-    with patch.object(SqliteStore, "write", write_short):
-        yield
+    return patch.object(checkpoints, "Checkpoint", short)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import pytest
 from tests.simulator.plants import PLANTS
 from tests.simulator.world import run
 
-SEEDS = (259, 273, *range(50))
-"""Some for each bug that is planted below; thousands more are run by hand."""
+SEEDS = (224, 226, 427, 526, 755, 103, *range(100))
+"""Some for each bug that is planted below; thousands more are run by hand (`make simulate`)."""
 
 
 def test_nothing_that_must_hold_is_violated_whatever_goes_wrong() -> None:
@@ -28,6 +28,17 @@ def test_same_seed_makes_the_same_trace_in_any_process() -> None:
         traces.append(ran.stdout.splitlines()[:-1])  # the last line says how long it took
     assert traces[0] == traces[1]
     assert traces[0] == run(7).trace
+
+
+def test_seed_that_fails_in_one_of_several_jobs_is_named_and_fails_alone() -> None:
+    plant = "trims_before_it_is_durable"
+    command = [sys.executable, "-m", "tests.simulator", "--seeds", "34", "--jobs", "2", "--plant", plant, "--go-on"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    named = [int(line.split()[1].rstrip(":")) for line in ran.stdout.splitlines() if line.startswith("seed ")]
+    with PLANTS[plant]():
+        assert named == [seed for seed in range(34) if run(seed).violations]
+    assert named
+    assert ran.returncode == 1
 
 
 @pytest.mark.parametrize(

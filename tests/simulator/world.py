@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -16,20 +16,32 @@ from unittest.mock import patch
 
 from broker import limits
 from broker.errors import BrokerError, EngineStopped, StartError
+from broker.partitions import Partitioned
 from tests.broker.core import entries
-from tests.simulator.checks import check, disk_dump
+from tests.simulator.checks import check
 from tests.simulator.clients import Clients
+from tests.simulator.disk import Disk, Platter, Tray
 from tests.simulator.history import History
 from tests.simulator.log import COPY_S_MAX, Truth
-from tests.simulator.loop import Loop, Process, Stuck
-from tests.simulator.node import Disk, Node
+from tests.simulator.loop import Loop, Process
+from tests.simulator.node import Node, Replica, Shared
 from tests.simulator.place import SharedPlace
+from tests.simulator.workers import Workers, forgotten
 
 HEAL_S = 30.0
 """KI17: after the last fault everything goes again within this."""
 
+PARTITIONS = (1, 1, 1, 1, 2)
+SUBSCRIBED = 0.2
+"""How many schedules have subscriptions."""
+PLATTERS = 0.125
+"""How many schedules have SQLite on their nodes' disks: see `disk`."""
+SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 -- memory, for files of a moment
+Told = tuple[float, tuple[object, ...]]
+"""When, and what: see `World.say`."""
+
 SNAPSHOT_PACE = {
-    "SNAPSHOT_LOOK_S": 0.25,
+    "SNAPSHOT_LOOK_S": 0.5,
     "SNAPSHOT_ANNOUNCE_S": 1.0,
     "SNAPSHOT_PATIENCE_S": 0.5,
     "SNAPSHOT_RETRY_S": 0.5,
@@ -41,28 +53,34 @@ class Run(NamedTuple):
 
     seed: int
     violations: list[str]
-    trace: list[str]
+    told: list[Told]
+
+    @property
+    def trace(self) -> list[str]:
+        """What happened, line by line."""
+        return [f"{at_s:10.4f} {' '.join(map(str, facts))}" for at_s, facts in self.told]
 
 
 def run(seed: int) -> Run:
     """Run the schedule of a seed. The same seed makes the same trace, in any process, on any machine."""
-    with tempfile.TemporaryDirectory() as scratch, _chance(seed):
-        world = World(seed, Path(scratch))
+    loop = Loop()  # type: ignore[abstract]  # nobody here asks for sockets, signals and processes
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch, _chance(seed, loop):
+        world = World(seed, loop, Path(scratch))
         try:
-            world.loop.run(world.main())
-        except Stuck as error:
-            world.history.violated("KI17", str(error))
+            loop.run(world.main())
+        except Exception as error:  # noqa: BLE001 -- whatever it is, this seed is the one to look at
+            world.history.violated("KI17", f"the schedule ends with {error!r}")
         finally:
-            world.loop.bury(world.processes)
-        for uncaught in world.loop.errors:
+            loop.bury(world.processes)
+        for uncaught in loop.errors:
             world.history.violated("KI17", f"nobody caught {uncaught}")
         world.drop()
-        return Run(seed, world.history.violations, world.trace)
+        return Run(seed, world.history.violations, world.told)
 
 
 @contextmanager
-def _chance(seed: int) -> Iterator[None]:
-    """All chance from the seed: what the broker draws for itself, too."""
+def _chance(seed: int, loop: Loop) -> Iterator[None]:
+    """All chance from the seed, what the broker draws for itself too; time is the loop's."""
     drawn, state = Random(f"broker {seed}"), random.getstate()
     random.seed(seed)
     logging.disable(logging.CRITICAL)
@@ -71,7 +89,13 @@ def _chance(seed: int) -> Iterator[None]:
         # And snapshots are made as often as a schedule of some seconds can have them.
         with (
             patch.object(os, "urandom", drawn.randbytes),
+            patch.object(random, "Random", lambda: Random(drawn.getrandbits(64))),
+            patch.object(os, "fsync", lambda _: None),  # nobody here loses power
+            patch.object(asyncio, "sleep", loop.sleep),
+            patch.object(asyncio, "get_running_loop", lambda: loop),  # asyncio's own asks the system for the process
             patch("broker.sweeper.TICK_S", 1.0),
+            patch("broker.journal.cluster.TICK_S", 0.5),
+            patch("broker.waker.TICK_S", 1.0),
             patch.dict(vars(limits), SNAPSHOT_PACE),
         ):
             yield
@@ -83,30 +107,44 @@ def _chance(seed: int) -> Iterator[None]:
 class World:
     """See the module."""
 
-    def __init__(self, seed: int, scratch: Path) -> None:
+    def __init__(self, seed: int, loop: Loop, scratch: Path) -> None:
         self.rng = Random(seed)
-        self.trace: list[str] = []
-        self.loop = Loop()  # type: ignore[abstract]  # nobody here asks for sockets, signals and processes
+        self.told: list[Told] = []
+        self.loop = loop
         self.history = History(self.say)
-        self.truth = Truth(self.loop, self.rng, self.say)
-        self.truth.trimmed = self._trimmed
-        self.place = SharedPlace(self.loop, self.rng, self.rng.choice((1_000, 4_000, 16_000)))
-        count = self.rng.choice((2, 2, 3, 3, 4))
-        facts = self.loop, self.truth, self.history, self.rng, self.place
-        self.nodes = [Node(f"n{i}", *facts, scratch / f"n{i}") for i in range(count)]
+        self.logs = [self._log(number) for number in range(self.rng.choice(PARTITIONS))]
+        self._new_disk: Callable[[], Disk] = Platter if self.rng.random() < PLATTERS else Tray
+        self.nodes = [self._node(f"n{i}", scratch / f"n{i}") for i in range(self.rng.choice((2, 2, 3, 3, 4)))]
         self.clients = Clients(self.nodes, self.history, self.rng, self.say)
+        self.workers = Workers(self.clients) if self.rng.random() < SUBSCRIBED else None
+        for node in self.nodes:
+            node.deliver = self.workers.deliver if self.workers is not None else None
         self.processes: list[Process] = []
         self._disks: list[Disk] = []
         self._busy: set[str] = set()  # nodes that are being started or stopped
         self._background: list[asyncio.Task[None]] = []
 
+    def _log(self, number: int) -> Shared:
+        truth = Truth(self.loop, self.rng, self.say)
+        place = SharedPlace(self.loop, self.rng, self.rng.choice((1_000, 4_000, 16_000)))
+        shared = Shared(number, truth, place)
+        truth.trimmed = lambda position: self._trimmed(shared, position)
+        return shared
+
+    def _node(self, name: str, scratch: Path) -> Node:
+        replicas = [
+            Replica(shared, self.rng, self._new_disk(), scratch.with_name(f"{name}-{shared.number}"))
+            for shared in self.logs
+        ]
+        return Node(name, self.loop, self.history, self.rng, replicas)
+
     def say(self, *facts: object) -> None:
         """A line of the trace."""
-        self.trace.append(f"{self.loop.time():10.4f} " + " ".join(map(str, facts)))
+        self.told.append((self.loop.time(), facts))
 
     def drop(self) -> None:
         """Let go of all disks."""
-        for disk in (*self._disks, *(node.disk for node in self.nodes)):
+        for disk in (*self._disks, *(replica.disk for node in self.nodes for replica in node.replicas)):
             disk.drop()
 
     async def main(self) -> None:
@@ -119,7 +157,8 @@ class World:
             await task
         await self._settle()
         await asyncio.gather(*(node.stop() for node in self.nodes))
-        check(self.history, self.truth, [(node.name, node.disk) for node in self.nodes])
+        disks = [(node.name, replica.shared.number, replica.disk) for node in self.nodes for replica in node.replicas]
+        check(self.history, [shared.truth for shared in self.logs], disks)
 
     def _drawn_clients(self) -> list[Coroutine[Any, Any, None]]:
         clients, rng = self.clients, self.rng
@@ -138,6 +177,9 @@ class World:
                 drawn.append(self._after(rng.random() * 3, clients.fork(path)))
             else:
                 drawn.append(clients.talk("sessions/s"))
+        if self.workers is not None:
+            drawn += map(self.workers.subscribe, self.workers.names)
+            drawn += [self.workers.work(rng.choice(self.workers.names)) for _ in range(rng.randint(1, 3))]
         drawn += [clients.follow(rng.choice([*clients.paths, "sessions/s"])) for _ in range(rng.randint(0, 2))]
         return drawn
 
@@ -152,7 +194,8 @@ class World:
         troubles = [self._faults, self._faults, self._lag, self._clock, self._kill, self._freeze, self._slow_store]
         troubles += [self._restart, self._damage, self._place, self._lose_disk, self._depose]
         troubles = [trouble for trouble in troubles if rng.random() < 0.7]
-        self._faults(rng.choice(self.nodes))
+        for _ in self.logs:
+            self._faults(rng.choice(self.nodes))
         while self.loop.time() < until and not all(task.done() for task in working):
             await asyncio.sleep(rng.random() * 1.5)
             node = rng.choice(self.nodes)
@@ -161,22 +204,27 @@ class World:
             self._look_after_nodes()
 
     def _faults(self, _: Node) -> None:
-        self.truth.faulty = self.rng.choice((0.0, 0.1, 0.3, 0.6))
-        self.say("faults", self.truth.faulty)
+        shared = self.rng.choice(self.logs)
+        shared.truth.faulty = self.rng.choice((0.0, 0.1, 0.3, 0.6))
+        self.say("faults", shared.number, shared.truth.faulty)
 
     def _lag(self, node: Node) -> None:
-        node.road.lag_s = self.rng.choice((0.0, 0.2, 2.0))
-        self.say("lag", node.name, node.road.lag_s)
+        replica = self.rng.choice(node.replicas)
+        replica.road.lag_s = self.rng.choice((0.0, 0.2, 2.0))
+        self.say("lag", node.name, replica.shared.number, replica.road.lag_s)
 
     def _depose(self, node: Node) -> None:
         """The server that a node reads from was frozen, and does not know for a while that it leads no more."""
-        node.road.old_end = self.rng.choice((None, self.truth.end, max(0, self.truth.end - 5)))
-        node.road.lag_s = 0.0 if node.road.old_end is None else 2.0
-        self.say("old end", node.name, node.road.old_end)
+        replica = self.rng.choice(node.replicas)
+        road, end = replica.road, replica.shared.truth.end
+        road.old_end = self.rng.choice((None, end, max(0, end - 5)))
+        road.lag_s = 0.0 if road.old_end is None else 2.0
+        self.say("old end", node.name, replica.shared.number, road.old_end)
 
     def _clock(self, _: Node) -> None:
-        self.truth.clock_ms += self.rng.choice((-20_000, -3_000, -10, 2_500, 15_000))
-        self.say("clock", self.truth.now_ms)
+        shared = self.rng.choice(self.logs)
+        shared.truth.clock_ms += self.rng.choice((-20_000, -3_000, -10, 2_500, 15_000))
+        self.say("clock", shared.number, shared.truth.now_ms)
 
     def _slow_store(self, node: Node) -> None:
         node.store_delay_s = self.rng.choice((0.0, 0.1, 1.0))
@@ -195,27 +243,29 @@ class World:
             self._later(node, self._kill_and_boot(node, loses_disk=True))
 
     def _damage(self, _: Node) -> None:
-        self.say("damage", self.place.damage())
+        shared = self.rng.choice(self.logs)
+        self.say("damage", shared.number, shared.place.damage())
 
     def _place(self, _: Node) -> None:
-        self.place.fails = True
+        place = self.rng.choice(self.logs).place
+        place.fails = True
         self.say("place fails")
-        self._background.append(asyncio.create_task(self._after(self.rng.random() * 4, self._place_answers())))
+        self._background.append(asyncio.create_task(self._after(self.rng.random() * 4, self._place_answers(place))))
 
-    async def _place_answers(self) -> None:
-        self.place.fails = False
+    async def _place_answers(self, place: SharedPlace) -> None:
+        place.fails = False
         self.say("place answers")
 
-    def _trimmed(self, position: int) -> None:
+    def _trimmed(self, shared: Shared, position: int) -> None:
         """KI15. Whoever trims, and whatever it believes: two snapshots were read that have what the log forgets."""
-        proven = self.place.proven_positions(within_s=2 * COPY_S_MAX)  # a trim may be late, as anything else
+        proven = shared.place.proven_positions(within_s=2 * COPY_S_MAX)  # a trim may be late, as anything else
         if len(proven) < 2 or position > proven[1]:
             self.history.violated("KI15", f"the log begins at {position}, and whole snapshots end at {proven}")
 
     def _look_after_nodes(self) -> None:
         """Whoever runs nodes starts one again whose engine has stopped."""
         for node in self.nodes:
-            stopped = node.partition is not None and node.partition.failure is not None
+            stopped = node.partition is not None and node.has_failed(node.partition)
             if stopped and node.name not in self._busy:
                 self._later(node, self._kill_and_boot(node))
 
@@ -233,16 +283,22 @@ class World:
     async def _kill_and_boot(self, node: Node, *, loses_disk: bool = False) -> None:
         self.say("kill", node.name, "and its disk" if loses_disk else "")
         node.kill()
-        self.history.crashes.append((node.name, *disk_dump(node.disk)))
+        self._note_crash(node)
         if loses_disk:
-            self._replace_disk(node)
+            for replica in node.replicas:
+                self._replace_disk(replica)
         await asyncio.sleep(self.rng.random() * 3)
         await self._boot(node)
+
+    def _note_crash(self, node: Node) -> None:
+        for replica in node.replicas:
+            index, _ = replica.disk.head()
+            self.history.crashes.append((node.name, (replica.shared.number, index), replica.disk.dump()))
 
     async def _stop_and_boot(self, node: Node) -> None:
         self.say("stop", node.name)
         await node.stop()
-        self.history.crashes.append((node.name, *disk_dump(node.disk)))
+        self._note_crash(node)
         await self._boot(node)
 
     async def _freeze_and_thaw(self, node: Node) -> None:
@@ -261,39 +317,43 @@ class World:
             except (StartError, EngineStopped) as error:
                 self.say("cannot start", node.name, error)
                 node.kill()
-                if node.quarantined:
-                    node.quarantined = False
-                    self._replace_disk(node)
+                for replica in node.replicas:
+                    if replica.is_quarantined:
+                        replica.is_quarantined = False
+                        self._replace_disk(replica)
                 await asyncio.sleep(0.5)
             else:
-                self.say("up", node.name, node.disk.head())
+                self.say("up", node.name, [replica.disk.head() for replica in node.replicas])
                 return
-        self.history.violated("KI15" if self.truth.first else "KI17", f"{node.name} does not start any more")
+        is_trimmed = any(shared.truth.first for shared in self.logs)
+        self.history.violated("KI15" if is_trimmed else "KI17", f"{node.name} does not start any more")
 
-    def _replace_disk(self, node: Node) -> None:
-        self._disks.append(node.disk)
-        node.disk = Disk()
+    def _replace_disk(self, replica: Replica) -> None:
+        self._disks.append(replica.disk)
+        replica.disk = self._new_disk()
 
     # -- the end of it -----------------------------------------------------------------------------------------------
 
     async def _heal(self) -> None:
         self.say("heal")
-        self.truth.faulty = 0.0
+        self.clients.patience = 0.1
+        for shared in self.logs:
+            shared.truth.faulty = 0.0
         for node in self.nodes:
-            node.road.lag_s = node.store_delay_s = 0.0
-            node.road.old_end = None
+            node.store_delay_s = 0.0
+            for replica in node.replicas:
+                replica.road.lag_s, replica.road.old_end = 0.0, None
         for task in self._background:
             await task
-        await asyncio.sleep(COPY_S_MAX)  # whatever was on the road has come
+        for shared in self.logs:
+            await shared.truth.all_arrived.wait()
 
     async def _settle(self) -> None:
         """KI17: every node takes writes and has applied all that there is."""
         until = self.loop.time() + HEAL_S
         while not await self._all_agree():
             if self.loop.time() > until:
-                stand = [
-                    (n.name, n.partition and (n.partition.applied_index, n.partition.in_flight)) for n in self.nodes
-                ]
+                stand = [(node.name, node.partition and _standing(node.partition)) for node in self.nodes]
                 self.history.violated("KI17", f"the nodes do not come to rest: {stand}")
                 return
             self._look_after_nodes()
@@ -303,16 +363,26 @@ class World:
         try:
             for node in self.nodes:
                 await node.call(lambda partition: partition.propose(entries.noop()))
+            if self.workers is not None and not await _all_are_woken(self.nodes[0]):
+                return False
             for node in self.nodes:
-                node.sweeping.cancel()
-                node.making.cancel()
+                node.rest()
             for node in self.nodes:
                 await node.call(lambda partition: partition.catch_up())
         except BrokerError as error:
             self.say("not yet", error)
             return False
-        standing = {(node.partition.applied_index, node.partition.in_flight) for node in self.nodes if node.partition}
+        standing = {_standing(node.partition) for node in self.nodes if node.partition}
         return len(standing) == 1 and next(iter(standing))[1] == 0
+
+
+async def _all_are_woken(node: Node) -> bool:
+    await node.call(lambda partition: partition.catch_up())
+    return not await node.call(lambda partition: forgotten(node, partition))
+
+
+def _standing(partition: Partitioned) -> tuple[tuple[int, ...], int]:
+    return tuple(partition.applied_indexes), partition.in_flight
 
 
 __all__ = ["Run", "run"]

@@ -11,7 +11,7 @@ from broker import limits
 from broker.errors import StartError
 from tests.broker.journal.memory_log import Records
 from tests.broker.snapshot.bench import Node
-from tests.simulator.checks import Dump, store_dump
+from tests.simulator.dump import Dump, store_dump
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from tests.faults.cluster.nodes import PARTITIONS, Nodes
 from tests.faults.cluster.replicas import differences, dumped, stored
 from tests.kafka.cluster import KafkaCluster
 from tests.live import Broker, BrokerFailedError
-from tests.simulator.checks import store_dump
+from tests.simulator.dump import store_dump
 
 TEXT = {"content-type": "text/plain"}
 PATHS = [f"s{number}" for number in range(8)]
