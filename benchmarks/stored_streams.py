@@ -37,8 +37,8 @@ AT_ONCE: Final = 2_000
 """Streams that are created at the same time."""
 
 
-async def _create(data_dir: Path, streams: int) -> None:
-    """By the broker itself, in this process: a million requests over HTTP would take minutes."""
+async def create(data_dir: Path, streams: int) -> None:
+    """So many streams of a record, made by the broker itself: a million requests over HTTP would take minutes."""
     app = create_app(Settings(data_dir=data_dir))
     partition = app.partition
     assert isinstance(partition, Partition)
@@ -61,7 +61,7 @@ def _stored(streams: int) -> Path:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_create(making / "data", streams))
+            runner.run(create(making / "data", streams))
         making.rename(folder)
     return folder / "data"
 
