@@ -235,7 +235,8 @@ class Outbox:
     async def delivered(self, forwarder: Forwarder, within_s: float) -> None:
         """As `drained`, for one generation: its end included, if that was told. Raises its error."""
         with anyio.move_on_after(within_s):
-            while not forwarder.is_idle and not forwarder.over.is_set():
+            # With its end it is over only when the spool knows, or the next process would deliver it once more.
+            while not forwarder.over.is_set() and (forwarder.is_concluding or not forwarder.is_idle):
                 await self._moved.wait()
             if forwarder.error is not None:
                 raise forwarder.error
