@@ -163,7 +163,9 @@ async def forgotten(node: Node, partition: Partitioned) -> list[str]:
     found = []
     for name, subscription in partition.subscriptions.items():
         linked = {link.path for link in subscription.links}
-        covered = await node.waker.matching(subscription.pattern, subscription.wake_stream, 1_000)
+        # Else its maker was told of no success, and is to ask again: then what was there before joins at its tail.
+        pattern = subscription.pattern if subscription.linked else ""
+        covered = await node.waker.matching(pattern, subscription.wake_stream, 1_000) if pattern else []
         unlinked = [path for path in covered if path not in linked and await _has_content(partition, path)]
         if unlinked or (subscription.wake is None and await _pending(node, name, subscription)):
             found.append(name)
