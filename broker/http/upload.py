@@ -22,7 +22,7 @@ from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, records
 from broker.core.state import Generation
-from broker.errors import EngineStopped, Unavailable
+from broker.errors import BrokerError, EngineStopped, Unavailable
 from broker.http import session_answers as answers, session_requests as requests
 from broker.http.endpoint import answer_error
 from broker.http.problems import BadRequest
@@ -93,6 +93,7 @@ class Upload:
         self._position = 0  # of the session's stream behind the newest ack
         self._ack_told = True
         self._end: End | None = None  # told once nothing is in flight
+        self._failure: BadRequest | BrokerError | None = None  # told with all ids that are known by then
         self._left = False
         self._refused = False  # something in flight was, so what was proposed behind it is not acknowledged
         self._loop = asyncio.get_running_loop()  # asking for it each time asks the system for the process
@@ -199,6 +200,7 @@ class Upload:
     def fail(self, error: Exception) -> None:
         """End with `error`, once what is in flight is settled; what that says, or an end that there is, comes first."""
         if self._end is None:
+            self._failure = error if isinstance(error, BadRequest | BrokerError) else None
             self._set_end(self.problem(error))
 
     def leave(self) -> None:
@@ -221,7 +223,7 @@ class Upload:
                 self._ack_told = True
                 return self.ack
             if at_end:
-                return self._end
+                return self._end if self._failure is None else self.problem(self._failure)
             await self._changed.wait()
 
     def tell_with(self, tell: Tell) -> None:
@@ -320,7 +322,7 @@ class Upload:
 
     def _refuse(self, response: Response) -> None:
         """What was proposed first has been refused: that is how this ends, whatever came to the reader's mind since."""
-        self._refused = True
+        self._refused, self._failure = True, None
         self._uploads.refusals += 1
         self._set_end(response)
 
