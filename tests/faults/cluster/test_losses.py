@@ -55,6 +55,7 @@ async def test_node_whose_topic_was_made_anew_says_so_and_begins_anew(tmp_path: 
         assert await nodes.faults() == []
 
 
+@pytest.mark.timeout(180)  # they say so for a while before they end
 async def test_nodes_whose_topic_is_made_anew_while_they_run_stop_and_say_so(
     tmp_path: Path, kafka: KafkaCluster
 ) -> None:
