@@ -204,12 +204,13 @@ async def test_snapshots_that_cannot_be_made_do_not_hold_up_the_log(
         assert restarted.records_folded == 0
 
 
-async def test_checkpoint_that_is_given_up_while_it_takes_snapshots_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, may_go_on = threading.Event(), threading.Event()
+async def test_checkpoint_that_nobody_waits_for_any_more_loses_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_go_on, encode = threading.Event(), threading.Event(), Due.encode
 
-    def wait(_self: Due) -> None:
+    def wait(self: Due) -> None:
         begun.set()
         may_go_on.wait()
+        encode(self)
 
     async with following() as (partition, materializer):
         await do(partition, *ANSWER)
