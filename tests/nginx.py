@@ -18,7 +18,7 @@ from tests.eventually import eventually
 from tests.live import HOST, Broker, free_port, is_healthy
 
 STOP_WAIT_S_MAX = 10.0
-BALANCER = Path(__file__).parents[1] / "deploy" / "cluster" / "nginx.conf"
+BALANCER = Path(__file__).parents[1] / "deploy" / "nginx.conf"
 
 CONFIGURATION = """
 daemon off;
@@ -123,7 +123,7 @@ class Nginx:
 
 
 class Balancer(Nginx):
-    """An nginx with the configuration that `deploy/cluster` ships, in front of these brokers."""
+    """An nginx with the configuration that `deploy` ships, in front of these brokers."""
 
     def __init__(self, brokers: Sequence[Broker], folder: Path) -> None:
         self._folder = folder
