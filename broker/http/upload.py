@@ -200,7 +200,10 @@ class Upload:
     def fail(self, error: Exception) -> None:
         """End with `error`, once what is in flight is settled; what that says, or an end that there is, comes first."""
         if self._end is None:
-            self._failure = error if isinstance(error, BadRequest | BrokerError) else None
+            if isinstance(error, BadRequest | BrokerError):
+                # Where it comes from would hold all that was made of a body there, until the collector comes by.
+                error.__context__ = None
+                self._failure = error.with_traceback(None)
             self._set_end(self.problem(error))
 
     def leave(self) -> None:
