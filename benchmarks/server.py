@@ -119,5 +119,5 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, ready_s_m
             with socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
         except OSError:
-            time.sleep(0.02)
+            time.sleep(0.02)  # it asks until the server listens, which nothing announces
     raise RuntimeError(f"{process.args!r} does not listen after {ready_s_max} s")

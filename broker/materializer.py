@@ -314,7 +314,7 @@ class Materializer:
         try:
             await self._encode_due(made)
             is_done = True
-        except Exception:
+        except Exception:  # a checkpoint without them is whole: the log has it all
             log.exception("snapshots are made later")
         finally:
             if not is_done:

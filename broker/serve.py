@@ -165,7 +165,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
     "--fast-path/--no-fast-path",
     default=_DEFAULTS.fast_path,
     envvar="STREAMFOLD_FAST_PATH",
-    help="Answer plain appends, and readers over SSE, without an ASGI task.",
+    help="Answer plain appends and batches, tokens of uploads, and readers over SSE, without an ASGI task.",
 )
 @click.option(
     "--async-acks",

@@ -8,6 +8,7 @@ side, and goes the usual way: so what is decided, and in which order, is the sam
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -24,15 +25,15 @@ EXTENSION: Final = "streamfold.direct"
 Part = TypeVar("Part", bytes, str)
 
 
-class Direct(Generic[Part]):
+class Direct(ABC, Generic[Part]):
     """The short way through one connection, for as long as one upload goes on."""
 
     take: Callable[[Part], bool] | None = None
     """Gets each part that comes while nothing else waits to be read; False: it has not been taken."""
 
+    @abstractmethod
     def write(self, data: bytes) -> bool:
         """Send a line or a message; False: it is not for now, and nothing has been sent."""
-        raise NotImplementedError
 
 
 class DirectBody(Direct[bytes]):

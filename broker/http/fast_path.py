@@ -84,7 +84,6 @@ class Append:
         "headers",
         "keep_alive",
         "message_event",
-        "more_body",
         "response_complete",
     )
 
@@ -94,7 +93,6 @@ class Append:
         self.headers = headers
         self.keep_alive = keep_alive  # a server that shuts down takes it back
         self.body = b""
-        self.more_body = True
         self.disconnected = False
         self.response_complete = False
         self.message_event = _NOBODY
@@ -104,7 +102,6 @@ class Append:
 
         False: it has to go the usual way, and nothing is answered.
         """
-        self.more_body = False
         self._request_id = request_id = request_id_of(self.headers).decode()
         partition = self._appends.partition
         try:
@@ -154,7 +151,7 @@ class Append:
         traffic.count(response.status)
         try:
             self._tell(self, self._request_id, response)
-        except Exception:
+        except Exception:  # a bug of ours, and this connection's alone: others are answered behind it
             traffic.bugs += 1
             log.exception("the answer to %s could not be sent", self._request_id)
 

@@ -48,7 +48,7 @@ def confirm_of(request: Request) -> Entry:
         closed=configuration_of(request.headers).closed,
         wanted=_wanted(request),
     )
-    return _entry(Kind.FORK, request.path, request, options)
+    return entry_for(Kind.FORK, request.path, request, options)
 
 
 def ref_of(request: Request, now_ms: int) -> Entry:
@@ -61,7 +61,7 @@ def ref_of(request: Request, now_ms: int) -> Entry:
         content_type=_wanted(request)[0],
         forks_max=limits.FORKS_MAX,
     )
-    return _entry(Kind.FORK_REF, _source_path(request), request, options)
+    return entry_for(Kind.FORK_REF, _source_path(request), request, options)
 
 
 def fork_of(request: Request, body: bytes, ref: Entry, source: Stream, position: int) -> Entry:
@@ -87,19 +87,20 @@ def fork_of(request: Request, body: bytes, ref: Entry, source: Stream, position:
         wanted=_wanted(request),
     )
     lengths, data = records_of(wanted.content_type, body)
-    return _entry(Kind.FORK, request.path, request, options, nonce=ref.nonce, lengths=lengths, body=data)
+    return entry_for(Kind.FORK, request.path, request, options, nonce=ref.nonce, lengths=lengths, body=data)
 
 
-def _entry(
+def entry_for(
     kind: Kind,
     path: str,
     request: Request,
-    options: ForkOptions | ForkRefOptions,
+    options: msgspec.Struct,
     *,
     nonce: int = 0,
     lengths: bytes = b"",
     body: bytes = b"",
 ) -> Entry:
+    """An entry of a fork, or of what is made as forks are, as this request asks for it."""
     return Entry(
         kind,
         path,

@@ -18,18 +18,17 @@ from broker.core.entry import (
     InheritedMessage,
     Kind,
     SessionForkOptions,
-    encode_options,
 )
 from broker.core.events import time_ms_of
 from broker.core.fork import lineage_of
 from broker.core.offset import START_TOKEN, InvalidOffset
 from broker.core.outcome import Outcome
 from broker.core.state import Session, Stream
+from broker.http.forks import entry_for
 from broker.http.problems import BadRequest
 from broker.http.request import Request
 from broker.http.session_fields import fields, message_digest, optional_object, require_json, short_text
 from broker.http.session_routes import Target, require_id
-from broker.http.streams import traceparent_of
 from consumer.plain import JSONObject, decode, encode
 from consumer.wire import ENDED, OFFSET_START, SESSION_PATH_PREFIX, Code, RecordType
 
@@ -93,13 +92,13 @@ def position_of(wanted: Wanted, stream: Stream) -> int:
 def confirm_of(request: Request, target: Target, wanted: Wanted) -> Entry:
     """The entry that confirms, or refuses, a fork whose id is taken."""
     options = SessionForkOptions(target.path, 0, (), 0, wanted.selector)
-    return _entry(Kind.SESSION_FORK, wanted.path, request, options)
+    return entry_for(Kind.SESSION_FORK, wanted.path, request, options)
 
 
 def ref_of(request: Request, target: Target, wanted: Wanted, offset: str, now_ms: int) -> Entry:
     """The entry that asks the source."""
     options = ForkRefOptions(wanted.path, now_ms + limits.FORK_MS_MAX, offset, forks_max=limits.FORKS_MAX)
-    return _entry(Kind.FORK_REF, target.path, request, options)
+    return entry_for(Kind.FORK_REF, target.path, request, options)
 
 
 def fork_of(
@@ -118,7 +117,7 @@ def fork_of(
         session.metadata if wanted.metadata is None else wanted.metadata,
         session.metadata_digest if inherits else wanted.metadata_digest,
     )
-    return _entry(Kind.SESSION_FORK, wanted.path, request, options, nonce=ref.nonce)
+    return entry_for(Kind.SESSION_FORK, wanted.path, request, options, nonce=ref.nonce)
 
 
 def source_refusal(outcome: Outcome) -> Outcome:
@@ -129,17 +128,6 @@ def source_refusal(outcome: Outcome) -> Outcome:
         case Code.INVALID_OFFSET:  # it was one of the source when it was looked up
             return _replace(outcome, code=Code.OFFSET_GONE, detail="the session was reset since")
     return outcome
-
-
-def _entry(kind: Kind, path: str, request: Request, options: msgspec.Struct, *, nonce: int = 0) -> Entry:
-    return Entry(
-        kind,
-        path,
-        nonce=nonce,
-        request_id=request.request_id,
-        traceparent=traceparent_of(request.headers),
-        options=encode_options(options),
-    )
 
 
 # -- what is inherited -------------------------------------------------------------------------------------------

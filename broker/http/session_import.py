@@ -12,13 +12,14 @@ import asyncio
 import msgspec
 
 from broker import limits
-from broker.core.entry import Entry, ForkRefOptions, ImportOptions, Kind, encode_options
+from broker.core.entry import Entry, ForkRefOptions, ImportOptions, Kind
 from broker.core.events import time_ms_of
 from broker.core.fork import lineage_of, unref_entry
 from broker.core.outcome import Outcome, Result
 from broker.core.page import before, records
 from broker.core.state import Stream
 from broker.errors import Unavailable
+from broker.http.forks import entry_for
 from broker.http.problems import BadRequest
 from broker.http.request import Request
 from broker.http.response import Response
@@ -26,7 +27,6 @@ from broker.http.session_answers import answer
 from broker.http.session_fields import fields, message_digest, optional_object, require_json
 from broker.http.session_forks import Heritage
 from broker.http.session_routes import Target
-from broker.http.streams import traceparent_of
 from broker.partitions import Partitioned
 from consumer.archive import BadRecord, LogCheck, is_time
 from consumer.wire import SESSION_PATH_PREFIX, Code
@@ -76,7 +76,7 @@ class SessionImports:
         """
         wanted = wanted_of(request, body)
         if await self._partition.stream(target.path) is not None:
-            confirm = _entry(Kind.IMPORT, target.path, request, ImportOptions(wanted.stream, 0, (), 0))
+            confirm = entry_for(Kind.IMPORT, target.path, request, ImportOptions(wanted.stream, 0, (), 0))
             return self._answer(target, confirm, await self._partition.propose(confirm))
         source = await self._partition.stream(wanted.stream)
         if source is None or source.deleted or not source.is_json:
@@ -85,7 +85,7 @@ class SessionImports:
             raise BadRequest(Code.INVALID_BODY, f"the stream has {source.tail} records, not {wanted.records}")
         heritage = await self._heritage(wanted.stream, source)
         child = ForkRefOptions(target.path, self._partition.now_ms() + limits.FORK_MS_MAX, source.offset(source.tail))
-        ref = _entry(Kind.FORK_REF, wanted.stream, request, child)
+        ref = entry_for(Kind.FORK_REF, wanted.stream, request, child)
         agreed = await self._partition.propose(ref)
         if agreed.result is Result.REFUSED:
             return self._answer(target, ref, agreed)
@@ -100,7 +100,7 @@ class SessionImports:
             metadata_digest=wanted.metadata_digest,
             created_ms=wanted.created_ms,
         )
-        entry = _entry(Kind.IMPORT, target.path, request, options, nonce=ref.nonce)
+        entry = entry_for(Kind.IMPORT, target.path, request, options, nonce=ref.nonce)
         outcome = await self._partition.propose(entry)
         if outcome.result is not Result.CREATED:
             await self._partition.propose(unref_entry(wanted.stream, source.incarnation, target.path, ref.nonce))
@@ -135,14 +135,3 @@ def _take(check: LogCheck, heritage: Heritage, number: int, record: bytes) -> No
     except BadRecord as error:
         raise BadRequest(Code.INVALID_BODY, f"record {number}: {error}") from None
     heritage.add(record)
-
-
-def _entry(kind: Kind, path: str, request: Request, options: msgspec.Struct, *, nonce: int = 0) -> Entry:
-    return Entry(
-        kind,
-        path,
-        nonce=nonce,
-        request_id=request.request_id,
-        traceparent=traceparent_of(request.headers),
-        options=encode_options(options),
-    )
