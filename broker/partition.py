@@ -430,24 +430,26 @@ class Partition(Readable):
 
     def _apply_commit(self, commit: Commit) -> None:
         self.counts.commits += 1
-        index = commit.first_index
         outcomes: list[Outcome] = []
+        told: list[tuple[Waiter, Outcome]] = []
         stale: list[tuple[Proposal, Entry]] = []
-        for entry in commit.entries:
+        for index, entry in enumerate(commit.entries, commit.first_index):
             try:
                 outcome = self._step(entry, index, commit.time_ms)
             except Exception as error:  # noqa: BLE001 -- a bug in apply: stop here, name the index, skip nothing
                 log.critical("cannot apply entry %d: %r", index, error)
+                _tell(told)
                 self._stopped(EngineStopped(f"entry {index} cannot be applied: {error!r}"))
                 return
             proposal = self._proposals.take(entry)
-            if proposal is not None and not proposal.waiter.done():
-                if proposal.stamped and self._is_stale(entry, outcome):
+            if proposal is not None:
+                if proposal.stamped and self._is_stale(entry, outcome) and not proposal.waiter.done():
                     stale.append((proposal, entry))
                 else:
-                    proposal.waiter.set_result(outcome)
+                    told.append((proposal.waiter, outcome))
             outcomes.append(outcome)
-            index += 1
+        # Not by turns with applying: each would have the other's code and data leave the caches, a sixth of a request.
+        _tell(told)
         if not self._is_alone:
             self._journal.applied(commit, outcomes)
             for proposal, entry in stale:
@@ -481,6 +483,12 @@ class Partition(Readable):
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.warning("%s failed: %r", task.get_name(), task.exception())
+
+
+def _tell(told: list[tuple[Waiter, Outcome]]) -> None:
+    for waiter, outcome in told:
+        if not waiter.done():
+            waiter.set_result(outcome)
 
 
 __all__ = ["Partition", "Subscribers", "Waiter"]
