@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -24,7 +25,7 @@ from consumer.retry import persist
 from consumer.steps import Steps
 from consumer.transport import HttpTransport, Request
 from consumer.values import Values
-from consumer.wire import OFFSET_START, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
+from consumer.wire import JSON, OFFSET_START, SESSION_PATH_PREFIX, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
 
 __all__ = ["Live", "Reader", "Snapshot", "Texts"]
 
@@ -140,6 +141,27 @@ class Reader:
         begin = await offsets.load(name) if offsets is not None else None
         follower = self._follower(stream, begin or offset, live)
         deadline_s = self._limits.follow_deadline_s if live else self._limits.deadline_s
+        async with aclosing(self._batches(follower, deadline_s)) as batches:
+            async for batch in batches:
+                yield batch
+                if offsets is not None:
+                    await offsets.save(name, batch.next_offset)
+                if batch.up_to_date and not live:
+                    return
+
+    def follow_session(self, session_id: str, offset: str) -> AsyncGenerator[Batch, None]:
+        """The batches of a session behind the offset of its `messages`, as `follow` has them, but live at once.
+
+        Little can lie behind a snapshot that has just come, and the live connection tells it: `follow` would ask for a
+        page first. For an offset of long ago `follow` is better, whose pages may be compressed, and cached on the way.
+        """
+        checked_id("session_id", session_id)
+        follower = self._follower(SESSION_PATH_PREFIX + session_id, offset, live=True)
+        follower.skip_pages(JSON)
+        return self._batches(follower, self._limits.follow_deadline_s)
+
+    async def _batches(self, follower: _Follower, deadline_s: float | None) -> AsyncGenerator[Batch, None]:
+        """What the follower brings, until the stream is closed."""
         self._followers.add(follower)
         try:
             while True:
@@ -147,9 +169,7 @@ class Reader:
                 if batch is None:
                     continue
                 yield batch
-                if offsets is not None:
-                    await offsets.save(name, batch.next_offset)
-                if batch.closed or (batch.up_to_date and not live):
+                if batch.closed:
                     return
         finally:
             self._followers.discard(follower)
@@ -291,6 +311,10 @@ class _Follower:
         if self._polls:
             return await self._next_page("long-poll", self._limits.silence_s_max)
         return await self._next_live()
+
+    def skip_pages(self, content_type: str) -> None:
+        """Begin with what is live, on a stream of this type: a page would tell the type, and little else."""
+        self._content_type, self._caught_up = content_type, True
 
     async def aclose(self) -> None:
         await self._connection.drop()

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from consumer.plain import DEPTH_MAX, JSON, JSONObject, NotJSON, decode, encode, nests_within
-from consumer.turn import Turn, given, status_of
+from consumer.turn import Turn, given
 from consumer.wire import ENDED, RecordType, Status
 
 _CHUNK_DEPTH_MAX: Final = DEPTH_MAX - 2
@@ -83,9 +83,9 @@ class SessionFold:
         folding = cls()
         for item in items:
             message_id = item.get("id")
-            if not isinstance(message_id, str) or status_of(item) not in ENDED:
+            turn = Turn(len(folding._turns), str(message_id), {**item})
+            if turn.is_open or not isinstance(message_id, str):
                 raise ValueError(f"message {message_id!r} is {item['status']}; only ended ones can be taken over")
-            turn = Turn(len(folding._turns), message_id, {**item})
             generation_id = item.get("generationId")
             if isinstance(generation_id, str):
                 turn.chunks[generation_id] = 0

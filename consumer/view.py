@@ -204,7 +204,7 @@ class SessionView:
 
     async def _follow_whole(self, changes: Changes) -> bool:
         """Follow to the end of the log; False as soon as the broker's items are not enough to go on from."""
-        async with aclosing(self._reader.follow(self._stream, self.offset)) as batches:
+        async with aclosing(self._reader.follow_session(self.session_id, self.offset)) as batches:
             async for batch in batches:
                 self._add(self._fold, batch)
                 if self._of_items and not self._fold.is_whole:

@@ -209,7 +209,10 @@ class Model:
             lines = [text[start : start + 5] for start in range(0, len(text), 5)]
         else:
             lines = json.dumps(records, indent=1, ensure_ascii=self.escapes).split("\n")
-        return "".join(["event: data\n", *(f"data: {line}\n" for line in lines), "\n"]).encode()
+        # Half a pair of surrogates is no UTF-8: it stays the escape as which it was written.
+        return "".join(["event: data\n", *(f"data: {line}\n" for line in lines), "\n"]).encode(
+            errors="backslashreplace"
+        )
 
     def _control_event(self, position: int) -> bytes:
         at_end = position == len(self.records)

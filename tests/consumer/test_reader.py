@@ -3,6 +3,7 @@
 import json
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -369,3 +370,17 @@ async def test_bytes_that_come_without_base64_are_an_error() -> None:
         model.live_faults.append(Fault(status=200, headers={"content-type": "text/event-stream"}))
         with pytest.raises(BadAnswer, match="base64"):
             await followed(model)
+
+
+# -- what it needs ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_broker_by_http_is_read_where_there_are_no_certificates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They take longer to read than a session takes to open."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):
+        Reader("https://broker.test")
+    async with Model(*RECORDS) as model:
+        assert records_of(await followed(model, live=False)) == RECORDS

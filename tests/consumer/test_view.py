@@ -46,6 +46,17 @@ async def test_it_begins_with_the_snapshot_and_reads_only_what_is_newer() -> Non
     assert "-1" not in {asked.query.get("offset") for asked in model.asked}
 
 
+async def test_it_is_live_after_the_snapshot_without_a_page_between() -> None:
+    async with Model() as model:
+        await at(model, *HISTORY)
+        async with SessionView(model.url, "s") as view, aclosing(view.follow()) as changes:
+            assert (await anext(changes)).up_to_date
+        asked = [(asked.path, asked.query) for asked in model.asked]
+
+    assert [path.rpartition("/")[2] for path, _ in asked] == ["messages", "s"]
+    assert asked[1][1] == {"offset": view.offset, "live": "sse"}
+
+
 async def test_a_running_answer_is_folded_from_the_start_of_the_log() -> None:
     async with Model() as model:
         await at(model, *HISTORY, *RUNNING)
@@ -225,7 +236,8 @@ async def test_a_view_can_be_followed_again_where_it_stands() -> None:
 async def test_what_ends_the_following_is_raised_after_all_changes_were_told() -> None:
     async with Model() as model:
         await at(model, *HISTORY)
-        model.live_faults.append(Fault(status=410))
+        model.live_ends = True
+        model.live_faults += [Fault(), Fault(status=410)]
         async with SessionView(model.url, "s") as view, aclosing(view.follow()) as changes:
             await anext(changes)
             with pytest.raises(Gone):
