@@ -10,12 +10,13 @@ import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from broker import limits
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """The latest change of a session."""
 
     number: int  # of the changes that this process has seen, of all partitions

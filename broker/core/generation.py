@@ -54,6 +54,10 @@ def _keys_of_later(path: str, options: bytes) -> tuple[Key, ...]:
     return session_key(path), stream_key(path), generation_key(path, _generation_options(options).generation_id)
 
 
+_options_of_later = lru_cache(maxsize=4096)(_generation_options)
+"""Of such batches: those of one generation have the same."""
+
+
 def open_ahead(changes: Changes, entry: Entry, index: int, now_ms: int) -> Outcome:
     """GENERATION_OPEN: a generation that is pending until its first chunk; the same again is a success."""
     work = opened(changes, entry, index, now_ms)
@@ -119,7 +123,8 @@ def judge(
     work = opened(changes, entry, index, now_ms)
     if work is None:
         return refused(Code.SESSION_NOT_FOUND)
-    options = _generation_options(entry.options)
+    is_later = entry.kind == Kind.CHUNKS and entry.seq > 0
+    options = _options_of_later(entry.options) if is_later else _generation_options(entry.options)
     generation = work.generation(options.generation_id)
     if generation is not None:
         judge_known = _judge_unnumbered if entry.seq == NEXT_SEQ else _judge_batch

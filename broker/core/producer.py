@@ -22,7 +22,7 @@ class Receipt(msgspec.Struct, array_like=True, frozen=True, gc=False):
     next_position: int  # where the stream stood after it
 
 
-class Sequence(msgspec.Struct, array_like=True, frozen=True):
+class Sequence(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What one (producer, epoch) has had accepted.
 
     `seq` is the highest accepted number, -1 before the first. `receipts` are those of the newest batches, oldest

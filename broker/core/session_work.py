@@ -29,6 +29,8 @@ _replace = msgspec.structs.replace
 class Work:
     """Rows, and the records to add; `settle` puts them all."""
 
+    __slots__ = ("changes", "entry", "index", "now_ms", "records", "session", "stream")
+
     def __init__(
         self, changes: Changes, entry: Entry, index: int, now_ms: int, session: Session, stream: Stream
     ) -> None:
@@ -78,8 +80,8 @@ class Work:
 
     def put_open(self, generation: Generation) -> None:
         """Set an open generation."""
-        others = (g for g in self.session.open if g.generation_id != generation.generation_id)
-        self.session = _replace(self.session, open=(*others, generation))
+        others = [known for known in self.session.open if known.generation_id != generation.generation_id]
+        self.session = _replace(self.session, open=(*others, generation), active_ms=self.now_ms)
 
     def raise_fence(self, lane: str) -> int:
         """Fence off every generation that the lane has had; returns the new epoch."""
@@ -127,7 +129,9 @@ class Work:
             self.changes.append(self.entry.path, self.stream.incarnation, page)
             self.stream = _replace(self.stream, tail=page.end, active_ms=self.now_ms)
             self.changes.put(stream_key(self.entry.path), self.stream)
-        self.changes.put(session_key(self.entry.path), _replace(self.session, active_ms=self.now_ms))
+        if self.session.active_ms != self.now_ms:
+            self.session = _replace(self.session, active_ms=self.now_ms)
+        self.changes.put(session_key(self.entry.path), self.session)
 
 
 def opened(changes: Changes, entry: Entry, index: int, now_ms: int) -> Work | None:

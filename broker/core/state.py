@@ -11,6 +11,8 @@ A row that belongs to one life of a path names it (`incarnation`, or for what ou
 row of another life counts as absent. So the keys that an entry needs follow from the entry alone, and a delete does not
 have to find its rows before it is told.
 
+Being values, rows hold no cycles: the collector need not know of them (`gc=False`).
+
 Stored form: msgpack array behind a tag (`encode_row`). Fields are only ever appended, with defaults.
 """
 
@@ -56,7 +58,7 @@ class Past(msgspec.Struct, array_like=True, frozen=True, gc=False):
     source: tuple[str, int] | None = None  # as in `Stream`
 
 
-class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
+class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True, gc=False):
     """One life of a path.
 
     `tail` is the position after the last record; it only grows. `active_ms` is when it was last written, or read where
@@ -141,7 +143,7 @@ class Stream(msgspec.Struct, tag=1, array_like=True, frozen=True):
         return None
 
 
-class Producer(msgspec.Struct, tag=2, array_like=True, frozen=True):
+class Producer(msgspec.Struct, tag=2, array_like=True, frozen=True, gc=False):
     """What an idempotent producer has had accepted by one life of a stream."""
 
     incarnation: int
@@ -157,7 +159,7 @@ class Lane(msgspec.Struct, array_like=True, frozen=True, gc=False):
     epoch: int
 
 
-class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True):
+class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True, gc=False):
     """One attempt to write one message. In its session's row while open, in a row of its own once ended.
 
     `chunks` numbers the chunk records; `sequence` counts its batches, the finish included. `renewed_index` is the
@@ -189,7 +191,7 @@ class Generation(msgspec.Struct, tag=5, array_like=True, frozen=True):
     continued_by: str = ""
 
 
-class Session(msgspec.Struct, tag=3, array_like=True, frozen=True):
+class Session(msgspec.Struct, tag=3, array_like=True, frozen=True, gc=False):
     """A session, across resets. `birth` is drawn by the entry that created it.
 
     `lanes` are in the order of their newest generations, the latest last. `lane_floor` is at least the epoch of every
@@ -210,7 +212,7 @@ class Session(msgspec.Struct, tag=3, array_like=True, frozen=True):
     origin: tuple[str, str] | None = None
 
 
-class Message(msgspec.Struct, tag=4, array_like=True, frozen=True):
+class Message(msgspec.Struct, tag=4, array_like=True, frozen=True, gc=False):
     """That a message id is taken: by a whole message (`digest` of it), or by a generation."""
 
     birth: int
@@ -249,7 +251,7 @@ class Wake(msgspec.Struct, array_like=True, frozen=True, gc=False):
     holder: str = ""
 
 
-class Subscription(msgspec.Struct, tag=6, array_like=True, frozen=True):
+class Subscription(msgspec.Struct, tag=6, array_like=True, frozen=True, gc=False):
     """A durable subscription (PROTOCOL.md 6, 7). What is pending is not in it: that follows from the streams' tails.
 
     `generation` counts its wakes and only grows. `linked` says that every stream that matched when it was created has
