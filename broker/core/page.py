@@ -41,6 +41,11 @@ def byte_page(data: bytes, start: int = 0) -> Page:
     return Page(start, start + len(data), b"", data)
 
 
+def pack_length(length: int) -> bytes:
+    """As `pack_lengths`, of one record: it is not worth an array."""
+    return _one_length(length)
+
+
 def pack_lengths(lengths: Iterable[int]) -> bytes:
     """The stored form of record lengths."""
     packed = array("I", lengths)

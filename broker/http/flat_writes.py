@@ -18,7 +18,7 @@ from broker.http.problems import BadRequest, answer_with, problem
 from broker.http.request import Request
 from broker.http.response import Response
 from broker.http.session_fields import json_object, require_json, short_text, write_parameters
-from broker.http.session_requests import batch_of, finish_of, seq_of
+from broker.http.session_requests import Batches, finish_of, seq_of
 from broker.http.session_routes import Target, require_id
 from consumer.plain import JSONObject, encode
 from consumer.wire import Code
@@ -65,7 +65,7 @@ def _entry_of(request: Request, target: Target, body: bytes) -> tuple[Target, En
         rest = {name: value for name, value in told.items() if name not in ("generationId", "messageId")}
         return named, finish_of(request, named, parameters, seq, encode(rest) if rest else b"")
     named = Target(target.session_id, "generations", generation_id, "chunks")
-    return named, batch_of(request, named, parameters, seq, _chunks(target, told, body))
+    return named, Batches(request, named, parameters).batch(seq, _chunks(target, told, body))
 
 
 def _chunks(target: Target, told: JSONObject, body: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from broker import limits
-from broker.core.page import pack_lengths
+from broker.core.page import pack_length, pack_lengths
 from broker.http.problems import BadRequest
 from consumer.wire import Code
 
@@ -41,6 +41,8 @@ def split(body: bytes) -> tuple[bytes, bytes]:
     count = len(records)
     if count > limits.BATCH_RECORDS_MAX:
         raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_RECORDS_MAX} records")
+    if count == 1 and len(records[0]) <= 2 * limits.JSON_DEPTH_MAX:  # a token
+        return pack_length(len(records[0])), bytes(records[0])
     lengths = list(map(len, records))
     if count and max(lengths) > 2 * limits.JSON_DEPTH_MAX:  # what is shorter cannot be nested too deeply
         _require_shallow(records)

@@ -169,26 +169,51 @@ def _message(request: Request, target: Target, body: bytes, parameters: dict[str
 
 def _chunks(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
     require_json(request.headers)
-    return batch_of(request, target, parameters, seq_of(request.headers), body)
+    return Batches(request, target, parameters).batch(seq_of(request.headers), body)
 
 
-def batch_of(request: Request, target: Target, parameters: dict[str, str], seq: int, body: bytes) -> Entry:
-    """Batch `seq` of a generation: `body` is a chunk, or a JSON array of chunks. Raises BadRequest."""
-    if not body:
-        raise BadRequest(Code.EMPTY_BODY, "a batch has at least one chunk")
-    lengths, data = split(body)
-    if not lengths:
-        raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
-    if len(lengths) > limits.BATCH_CHUNKS_MAX * LENGTH_BYTES:
-        raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_CHUNKS_MAX} chunks")
-    if seq > 0:
-        options, digest = _options_of_later(target.part_id), body_digest(data)
-    else:
-        opening = _generation_options(target, seq, parameters)
-        options, digest = encode_options(opening), body_digest(_opening(opening, seq) + data)
-    return _entry(
-        Kind.CHUNKS, request, target, parameters, options=options, seq=seq, digest=digest, records=(lengths, data)
-    )
+class Batches:
+    """Batches of one generation out of one request: what all of them say alike is looked at once.
+
+    Raises BadRequest, as does `batch`.
+    """
+
+    __slots__ = ("_later", "_parameters", "_path", "_request_id", "_target", "_traceparent", "_txid")
+
+    def __init__(self, request: Request, target: Target, parameters: dict[str, str]) -> None:
+        self._target, self._parameters = target, parameters
+        self._path = target.path
+        self._later = _options_of_later(target.part_id)
+        self._txid = _txid(request, parameters)
+        self._request_id = request.request_id
+        self._traceparent = traceparent_of(request.headers)
+
+    def batch(self, seq: int, body: bytes) -> Entry:
+        """Batch `seq`: `body` is a chunk, or a JSON array of chunks."""
+        if not body:
+            raise BadRequest(Code.EMPTY_BODY, "a batch has at least one chunk")
+        lengths, data = split(body)
+        if not lengths:
+            raise BadRequest(Code.EMPTY_ARRAY, "a batch has at least one chunk")
+        if len(lengths) > limits.BATCH_CHUNKS_MAX * LENGTH_BYTES:
+            raise BadRequest(Code.BODY_TOO_LARGE, f"more than {limits.BATCH_CHUNKS_MAX} chunks")
+        if seq > 0:
+            options, digest = self._later, body_digest(data)
+        else:
+            opening = _generation_options(self._target, seq, self._parameters)
+            options, digest = encode_options(opening), body_digest(_opening(opening, seq) + data)
+        return Entry(
+            Kind.CHUNKS,
+            self._path,
+            seq=seq,
+            digest=digest,
+            txid=self._txid,
+            request_id=self._request_id,
+            traceparent=self._traceparent,
+            options=options,
+            lengths=lengths,
+            body=data,
+        )
 
 
 @lru_cache(maxsize=4096)

@@ -88,6 +88,7 @@ class Upload:
         self._uploads = uploads
         self._partition = uploads.partition
         self._parameters = write_parameters(request.query)
+        self._batches: requests.Batches | None = None  # made for the first: it is that which is wrong where they are
         self._in_flight_bytes = 0
         self._generation: Generation | None = None  # as of the newest outcome
         self._position = 0  # of the session's stream behind the newest ack
@@ -176,7 +177,9 @@ class Upload:
         return True
 
     def _batch_of(self, seq: int, body: bytes) -> Entry:
-        return requests.batch_of(self.request, self.target, self._parameters, seq, body)
+        if self._batches is None:
+            self._batches = requests.Batches(self.request, self.target, self._parameters)
+        return self._batches.batch(seq, body)
 
     async def finish(self, seq: int, body: bytes) -> None:
         """Take the generation's finish, batch `seq`; when it is durable, that is the end. Raises as `put`."""
