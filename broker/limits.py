@@ -44,6 +44,10 @@ UPLOAD_IN_FLIGHT_MAX: Final = 64
 lost its acks and repeats all of them is told where each landed."""
 UPLOAD_IN_FLIGHT_BYTES_MAX: Final = 4 * MIB
 """Their bytes: one body's. Beyond either, nothing more is read from the socket."""
+UPLOAD_GATHER_S: Final = 0.005
+"""How long a token of an upload waits for others while there are many: a tenth of what a reader takes for at once."""
+UPLOAD_GATHER_FROM: Final = 16
+"""Tokens in such a time that are many: those of 64 answers. Fewer would hardly share a commit."""
 FRAME_BYTES: Final = 4 * KIB
 """What a WebSocket frame may have around the body in it."""
 UPLOAD_SILENCE_S: Final = 600.0

@@ -87,6 +87,7 @@ class Upload:
         """The newest; its seq only rises."""
         self._uploads = uploads
         self._partition = uploads.partition
+        self._gathering = uploads.gathering
         self._parameters = write_parameters(request.query)
         self._batches: requests.Batches | None = None  # made for the first: it is that which is wrong where they are
         self._in_flight_bytes = 0
@@ -169,12 +170,18 @@ class Upload:
             or not self._partition.has_room(entries[0])
         ):
             return False
-        try:
-            for entry in entries:
-                self._propose_now(entry)
-        except EngineStopped as error:
-            self.fail(error)
+        self._quiet.clear()
+        self.in_flight += len(entries)
+        self._in_flight_bytes = size_bytes
+        self._gathering.add(self._propose_gathered, entries)
         return True
+
+    def _propose_gathered(self, entry: Entry) -> None:
+        try:
+            self._partition.propose_for(_Proposed(self, entry), entry)
+        except EngineStopped as error:
+            self._settle(entry)
+            self.fail(error)
 
     def _batch_of(self, seq: int, body: bytes) -> Entry:
         if self._batches is None:
@@ -265,6 +272,7 @@ class Upload:
             self._propose_now(entry)
 
     def _propose_now(self, entry: Entry) -> None:
+        self._gathering.flush()
         self._quiet.clear()
         self.in_flight += 1
         self._in_flight_bytes += len(entry.body)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from broker import limits
 from broker.errors import Overloaded
 from broker.http.async_acks import AsyncAcks
+from broker.http.gathering import Gathering
 from broker.http.request import Request
 from broker.http.session_routes import Target
 from broker.http.traffic import Traffic
@@ -33,6 +34,7 @@ class Uploads:
         self.batches = 0
         """Accepted or duplicate."""
         self._uploads_max = uploads_max
+        self._gathering: Gathering | None = None
         self._open: dict[Upload, str] = {}
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -41,6 +43,13 @@ class Uploads:
     def open(self) -> Counter[str]:
         """How many are in progress, by the way they came in."""
         return Counter(self._open.values())
+
+    @property
+    def gathering(self) -> Gathering:
+        """What they propose together."""
+        if self._gathering is None:  # an event loop runs now
+            self._gathering = Gathering()
+        return self._gathering
 
     @property
     def in_flight(self) -> int:

@@ -82,9 +82,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return taken
 
 
-@pytest.fixture(params=["fast path", "plain"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    async with serving(fast=request.param == "fast path") as served:
+@pytest.fixture(params=["fast path", "gathered", "plain"])
+async def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    if request.param == "gathered":
+        monkeypatch.setattr(limits, "UPLOAD_GATHER_FROM", 1)  # as with many uploads
+    async with serving(fast=request.param != "plain") as served:
         yield served
 
 
