@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from benchmarks.stopwatch import Stage
 from benchmarks.workload import CHUNK, OPENING, Batches, batch
 from broker import App, Settings, create_app
-from broker.http.fast_path import AppendProtocol
 from broker.http.fast_reads import protocol
 from consumer.session import SessionFold
 
@@ -61,7 +62,9 @@ class Transport:
         return False
 
     def write(self, data: bytes) -> None:
-        """One answer. Raises RuntimeError for a refusal: then something else is measured."""
+        """One answer, or its empty body. Raises RuntimeError for a refusal: then something else is measured."""
+        if not data:
+            return
         if data[9:10] != b"2":
             raise RuntimeError(data.decode(errors="replace"))
         self.count()
@@ -140,13 +143,19 @@ async def opened(folder: Path) -> AsyncGenerator[App]:
         yield app
 
 
-def _connected(app: App, transport: Transport, count: int) -> list[AppendProtocol]:
-    """So many connections to a broker, all with the same transport."""
-    config = uvicorn.Config(app, http=protocol(app.fast_appends, app.fast_reads), access_log=False, log_config=None)
+def _connected(app: App, transport: Transport, count: int, *, fast: bool = True) -> list[HttpToolsProtocol]:
+    """So many connections to a broker, all with the same transport; not `fast`: as somebody's uvicorn has them."""
+    config = uvicorn.Config(
+        app,
+        http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+    )
     config.load()
     state = ServerState()
     state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
-    connections: list[AppendProtocol] = []
+    connections: list[HttpToolsProtocol] = []
     for _ in range(count):
         connection = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]  # typed as asyncio's
         connection.connection_made(transport)  # type: ignore[arg-type]  # all of a transport that is asked for
@@ -158,14 +167,14 @@ def _connected(app: App, transport: Transport, count: int) -> list[AppendProtoco
 
 
 @asynccontextmanager
-async def append(folder: Path) -> AsyncGenerator[Round]:
+async def append(folder: Path, *, fast: bool = True) -> AsyncGenerator[Round]:
     """CONNECTIONS appends, all on their way at the same time, until every one is durable and answered."""
     async with opened(folder) as app:
         client, transport = Client(app), Transport()
         batches = [Batches(f"/v1/stream/profile/{n}", CHUNKS) for n in range(CONNECTIONS)]
         for load in batches:
             await client.call("PUT", load.target)
-        connections = _connected(app, transport, CONNECTIONS)
+        connections = _connected(app, transport, CONNECTIONS, fast=fast)
         number = 0
 
         async def round_() -> int:
@@ -204,6 +213,18 @@ _APPEND: Final = (
     *_APPLIED,
     Stage("outcome to answer", ("broker.http.fast_path:answer", "broker.http.fast_path:Append.set_result")),
     Stage("answer to bytes", ("broker.http.fast_path:AppendProtocol.answer",)),
+    *_BESIDE,
+)
+
+_ASGI: Final = (
+    Stage(
+        "uvicorn: from the socket's bytes to a task",
+        (f"{HttpToolsProtocol.__module__}:HttpToolsProtocol.data_received",),
+    ),
+    Stage("which way it goes", ("broker.http.fast_path:FastAppends.kind_of",)),
+    Stage("request to entry", ("broker.http.fast_path:entry_of", "broker.http.fast_path:Append.begin")),
+    *_APPLIED,
+    Stage("outcome to answer", ("broker.http.fast_path:answer", "broker.http.fast_path:Append.set_result")),
     *_BESIDE,
 )
 
@@ -426,6 +447,11 @@ _FOLD: Final = (
 
 WALKS: Final = {
     "append": Walk(f"a durable append of {CHUNKS} chunks, {CONNECTIONS} at a time, on the fast path", _APPEND, append),
+    "asgi": Walk(
+        f"a durable append of {CHUNKS} chunks, {CONNECTIONS} at a time, by ASGI from a plain uvicorn",
+        _ASGI,
+        partial(append, fast=False),
+    ),
     "chunks": Walk(f"{CHUNKS} chunks of an answer, {CONNECTIONS} answers at a time, fast path", _CHUNKS, chunks),
     "tokens": Walk(f"a token of an answer over NDJSON, {CONNECTIONS} answers at a time", _TOKENS, tokens),
     "page": Walk("a catch-up read of 1 MB from the store", _PAGE, page),

@@ -11,6 +11,7 @@ from typing import Any, Final
 from broker.data_dir import DataDir
 from broker.errors import EngineStopped, StartError
 from broker.http import admin, openapi, session_api, session_list, status, stream_api, subscription_api
+from broker.http.append_endpoint import AppendEndpoint, Application
 from broker.http.async_acks import AsyncAcks
 from broker.http.bodies import Bodies
 from broker.http.compression import Compression
@@ -121,6 +122,7 @@ class App:
         self._ndjson = NdjsonEndpoint(uploads, bodies)
         self._websocket = WebSocketEndpoint(uploads, bodies)
         self.fast_appends = FastAppends(self.partition, traffic, settings.body_bytes_max)
+        self._appends = AppendEndpoint(self.fast_appends, self._api_of)
         self.fast_reads = FastReads(fresh_streams, traffic)
         self._others = Framework(
             routes=[
@@ -139,9 +141,12 @@ class App:
         """Any ASGI connection. The APIs go around the framework."""
         await self._handler(scope)(scope, receive, send)
 
-    def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    def _handler(self, scope: Scope) -> Application:
         if scope["type"] == "lifespan":
             return self._others
+        return self._appends if scope.get("method") == "POST" else self._api_of(scope)
+
+    def _api_of(self, scope: Scope) -> Application:
         path, root_bytes = raw_path_of(scope), len(scope.get("root_path", ""))
         if scope["type"] == "websocket":
             return self._websocket if path.startswith(session_api.PREFIX, root_bytes) else self._others
@@ -158,6 +163,7 @@ class App:
         """Open the engine, and close it at the end with everything checkpointed. Raises StartError."""
         try:
             await self.partition.open()
+            self._appends.open()
             await asyncio.to_thread(self._signing.open)
             background = [
                 asyncio.create_task(_for_ever(self._sweeper.run), name="sweeper"),

@@ -26,7 +26,16 @@ from broker.http.request import (
     raw_path_of,
     request_id_of,
 )
-from broker.http.response import PREFLIGHT, CutOff, LiveResponse, Response, Send, send_live, send_response
+from broker.http.response import (
+    PREFLIGHT,
+    CutOff,
+    LiveResponse,
+    Response,
+    Send,
+    is_for_page,
+    send_live,
+    send_response,
+)
 from broker.http.traffic import Traffic
 
 T = TypeVar("T")
@@ -77,7 +86,7 @@ class Endpoint:
             self._traffic.count(response.status)
             if self._compression is not None:
                 response = await self._compression.apply(response, scope, headers)
-            await send_response(send, response, id_bytes)
+            await send_response(send, response, id_bytes, for_page=is_for_page(scope["method"], headers))
 
     async def _send_live(self, response: LiveResponse, request_id: bytes, receive: Receive, send: Send) -> None:
         try:

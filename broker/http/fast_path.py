@@ -29,7 +29,7 @@ from broker.http.endpoint import answer_error
 from broker.http.plain_head import PlainHead, is_unusual, read_plain_head
 from broker.http.problems import Form, answer_with
 from broker.http.request import Headers, Request, Scope, decode_path, headers_of, request_id_of
-from broker.http.response import COMMON, Header, Response
+from broker.http.response import COMMON, TO_ANYBODY, Header, Response, is_for_page
 from broker.http.stream_api import PREFIX, is_reserved
 from broker.http.streams import answer, entry_of, require_method
 from broker.http.traffic import Traffic
@@ -52,7 +52,7 @@ def lines(headers: Iterable[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-_COMMON: Final = lines(COMMON)
+_COMMON: Final = {True: lines(COMMON), False: lines(TO_ANYBODY)}
 
 
 class Cycle(Protocol):
@@ -60,6 +60,11 @@ class Cycle(Protocol):
 
     keep_alive: bool
     response_complete: bool
+
+    @property
+    def for_page(self) -> bool:
+        """See `is_for_page`."""
+        ...
 
 
 Answer = Callable[[Cycle, str, Response], None]
@@ -81,6 +86,7 @@ class Append:
         "_tell",
         "body",
         "disconnected",
+        "for_page",
         "headers",
         "keep_alive",
         "message_event",
@@ -91,6 +97,7 @@ class Append:
         self._appends = appends
         self._tell = tell
         self.headers = headers
+        self.for_page = is_for_page("POST", headers)
         self.keep_alive = keep_alive  # a server that shuts down takes it back
         self.body = b""
         self.disconnected = False
@@ -198,34 +205,31 @@ class FastAppends:
         self.partition = partition
         self.traffic = traffic
         # Above its own mark uvicorn stops reading until an application asks for more.
-        self._body_bytes_max = min(body_bytes_max, HIGH_WATER_LIMIT)
+        self.body_bytes_max = min(body_bytes_max, HIGH_WATER_LIMIT)
+        """Of a plain append."""
         self._dated: list[Header] | None = None
-        self._heads: dict[int, bytes] = {}
+        self._heads: dict[tuple[int, bool], bytes] = {}
 
-    def head(self, status: int, default_headers: list[Header]) -> bytes:
+    def head(self, status: int, default_headers: list[Header], *, for_page: bool) -> bytes:
         """What every answer of this status begins with; uvicorn's headers, the date, are a new list each second."""
         if default_headers is not self._dated:
             self._dated, self._heads = default_headers, {}
-        head = self._heads.get(status)
+        head = self._heads.get((status, for_page))
         if head is None:
-            head = self._heads[status] = _STATUS_LINE[status] + lines(default_headers) + _COMMON
+            head = _STATUS_LINE[status] + lines(default_headers) + _COMMON[for_page]
+            self._heads[status, for_page] = head
         return head
 
-    def takes(self, method: bytes, target: bytes, headers: Headers) -> bool:
-        """Whether this request, of which the head has arrived, is a plain append."""
-        if method != b"POST" or _BEHIND_PATH.search(target) or is_unusual(headers) or _kind(target, headers) is None:
-            return False
+    def kind_of(self, method: bytes, target: bytes, headers: Headers) -> type[Append] | None:
+        """What to `begin` for this request, of which the head has arrived; None when it is no plain append."""
+        if method != b"POST" or _BEHIND_PATH.search(target) or is_unusual(headers):
+            return None
         length = headers.get(b"content-length", b"")
-        return length.isdigit() and int(length) <= self._body_bytes_max
+        return _kind(target, headers) if length.isdigit() and int(length) <= self.body_bytes_max else None
 
-    def takes_plain(self, head: PlainHead) -> bool:
+    def kind_of_plain(self, head: PlainHead) -> type[Append] | None:
         """The same of one whose head is plain."""
-        return head.body_bytes <= self._body_bytes_max and _kind(head.target, head.headers) is not None
-
-    def append(self, target: bytes, headers: Headers, tell: Answer, *, keep_alive: bool) -> Append:
-        """What was taken, to `begin`."""
-        kind = _kind(target, headers) or Append
-        return kind(self, headers, tell, keep_alive=keep_alive)
+        return _kind(head.target, head.headers) if head.body_bytes <= self.body_bytes_max else None
 
 
 def _kind(target: bytes, headers: Headers) -> type[Append] | None:
@@ -253,13 +257,14 @@ class AppendProtocol(HttpToolsProtocol):
 
     def _append(self, data: bytes) -> bool:
         head = read_plain_head(data)
-        if head is None or not self.appends.takes_plain(head):
+        kind = None if head is None else self.appends.kind_of_plain(head)
+        if head is None or kind is None:
             return False
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._idle_from_s = None
         before = self.cycle
-        self.cycle = append = self.appends.append(head.target, head.headers, self.answer, keep_alive=True)
+        self.cycle = append = kind(self.appends, head.headers, self.answer, keep_alive=True)
         begun = append.begin(head.target, data[len(data) - head.body_bytes :])
         if not begun:
             self.cycle = before
@@ -274,9 +279,9 @@ class AppendProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
         headers = headers_of(self.headers)
-        if self._may_take() and self.appends.takes(self.parser.get_method(), self.url, headers):
-            keep_alive = self.parser.should_keep_alive()
-            self.cycle = self.appends.append(self.url, headers, self.answer, keep_alive=keep_alive)
+        kind = self.appends.kind_of(self.parser.get_method(), self.url, headers) if self._may_take() else None
+        if kind is not None:
+            self.cycle = kind(self.appends, headers, self.answer, keep_alive=self.parser.should_keep_alive())
         else:
             self._go_the_usual_way()
             if headers.get(b"content-type", b"").startswith(NDJSON.encode()):
@@ -360,7 +365,7 @@ class AppendProtocol(HttpToolsProtocol):
         if transport.is_closing():
             return
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        head = self.appends.head(response.status, self.server_state.default_headers)
+        head = self.appends.head(response.status, self.server_state.default_headers, for_page=cycle.for_page)
         transport.write(
             b"%bx-request-id: %b\r\n%b%b%b" % (head, request_id.encode(), lines(response.headers), end, response.body)
         )

@@ -88,6 +88,8 @@ class LiveReader:
     )
     message_event: ClassVar[asyncio.Event] = asyncio.Event()
     """Of the parts of a body, which there is none of."""
+    for_page: ClassVar[bool] = True
+    """It reads."""
 
     def __init__(self, reads: FastReads, protocol: ReadProtocol, *, keep_alive: bool) -> None:
         self._reads = reads
@@ -286,7 +288,7 @@ class ReadProtocol(AppendProtocol):
         headers = [(b"x-request-id", request_id), *response.headers, (b"transfer-encoding", b"chunked")]
         if not reader.keep_alive:
             headers.append((b"connection", b"close"))
-        head = self.appends.head(HTTPStatus.OK, self.server_state.default_headers)
+        head = self.appends.head(HTTPStatus.OK, self.server_state.default_headers, for_page=True)
         self.transport.write(b"".join([head, lines(headers), b"\r\n"]))
 
 

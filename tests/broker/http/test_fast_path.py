@@ -1,4 +1,4 @@
-"""The fast path and the application give the same answers, whatever they are asked."""
+"""The fast path, the application, and it with a body in parts give the same answers, whatever they are asked."""
 
 import asyncio
 import gzip
@@ -18,6 +18,8 @@ from broker import App, Settings, create_app, limits
 from broker.errors import EngineStopped
 from broker.http import fast_path, streams
 from broker.http.fast_reads import protocol
+from broker.http.request import Receive
+from broker.http.response import Send
 from broker.partition import Partition
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -35,12 +37,14 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(*, fast: bool, idle_s: int = 60, settings: Settings = IN_MEMORY) -> AsyncIterator[Served]:
-    """A broker behind uvicorn, with the fast path or without."""
+async def serving(
+    *, fast: bool, whole: bool = True, idle_s: int = 60, settings: Settings = IN_MEMORY
+) -> AsyncIterator[Served]:
+    """A broker behind uvicorn, with the fast path or without; `whole`: as bodies come, else in two parts."""
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app,
+        app if whole else in_parts(app),
         http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
         ws="none",
         lifespan="off",
@@ -63,16 +67,37 @@ async def serving(*, fast: bool, idle_s: int = 60, settings: Settings = IN_MEMOR
             await task
 
 
+def in_parts(app: App) -> Any:
+    """An application that tells of each request first that its body has begun: no append is plain there."""
+
+    async def parted(scope: Any, receive: Receive, send: Send) -> None:
+        begun = iter([{"type": "http.request", "body": b"", "more_body": True}])
+
+        async def receive_in_parts() -> Any:
+            return next(begun, None) or await receive()
+
+        await app(scope, receive_in_parts, send)
+
+    return parted
+
+
 @pytest.fixture(scope="module")
-def both() -> Any:
-    """A function that sends the same bytes to a fast and to a plain broker, each with a stream or two."""
+def each() -> Any:
+    """A function that sends the same bytes to a fast, to a plain and to a third broker, where bodies come in parts.
+
+    Each has a stream or two.
+    """
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     ports: list[int] = []
 
     async def run(ready: Callable[[], None]) -> None:
-        async with serving(fast=True) as fast, serving(fast=False) as plain:
-            ports.extend((fast.port, plain.port))
+        async with (
+            serving(fast=True) as fast,
+            serving(fast=False) as plain,
+            serving(fast=False, whole=False) as parted,
+        ):
+            ports.extend((fast.port, plain.port, parted.port))
             ready()
             await stop.wait()
 
@@ -142,6 +167,7 @@ headers_of_appends = st.fixed_dictionaries(
         "traceparent": st.sampled_from(["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "no trace"]),
         "connection": st.sampled_from(["keep-alive", "close"]),
         "x-request-id": st.sampled_from(["mine", "not fit"]),
+        "origin": st.just("https://elsewhere.test"),
     },
 )
 paths = st.sampled_from(
@@ -168,6 +194,7 @@ headers_of_batches = st.fixed_dictionaries(
         "traceparent": st.sampled_from(["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "no trace"]),
         "connection": st.sampled_from(["keep-alive", "close"]),
         "x-request-id": st.sampled_from(["mine", "not fit"]),
+        "origin": st.just("https://elsewhere.test"),
     },
 )
 paths_of_batches = st.sampled_from(
@@ -203,10 +230,10 @@ bodies = st.sampled_from(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
-def test_append_in_a_content_coding_goes_the_usual_way(both: Any, coding: str) -> None:
+def test_append_in_a_content_coding_goes_the_usual_way(each: Any, coding: str) -> None:
     headers = {"content-type": "application/json", "content-encoding": coding}
-    (fast,), (plain,) = both(request("POST", "/v1/stream/json", gzip.compress(b"[1,2]"), headers), 1)
-    assert fast == plain
+    (fast,), (plain,), (parted,) = each(request("POST", "/v1/stream/json", gzip.compress(b"[1,2]"), headers), 1)
+    assert fast == plain == parted
     assert fast[0] == (204 if coding == "gzip" else 415)
 
 
@@ -214,35 +241,35 @@ def test_append_in_a_content_coding_goes_the_usual_way(both: Any, coding: str) -
 @given(
     method=st.sampled_from(["POST", "POST", "POST", "PUT", "GET"]), path=paths, body=bodies, headers=headers_of_appends
 )
-def test_both_ways_give_the_same_answer(
-    both: Any, method: str, path: str, body: bytes, headers: dict[str, str]
+def test_every_way_gives_the_same_answer(
+    each: Any, method: str, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
-    fast, plain = both(request(method, path, body, headers), 1)
-    assert fast == plain
+    fast, plain, parted = each(request(method, path, body, headers), 1)
+    assert fast == plain == parted
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=paths_of_batches, body=bodies, headers=headers_of_batches)
-def test_both_ways_give_the_same_answer_to_a_batch(both: Any, path: str, body: bytes, headers: dict[str, str]) -> None:
-    fast, plain = both(request("POST", path, body, headers), 1)
-    assert fast == plain
+def test_every_way_gives_the_same_answer_to_a_batch(each: Any, path: str, body: bytes, headers: dict[str, str]) -> None:
+    fast, plain, parted = each(request("POST", path, body, headers), 1)
+    assert fast == plain == parted
 
 
-def test_pipelined_requests_are_answered_in_their_order(both: Any) -> None:
+def test_pipelined_requests_are_answered_in_their_order(each: Any) -> None:
     """Appends and reads in one go on one connection: each sees what those before it did, and no more."""
     json = {"content-type": "application/json"}
     create = request("PUT", "/v1/stream/pipelined", b"", json)
     append = request("POST", "/v1/stream/pipelined", b"[1]", json)
     read = request("GET", "/v1/stream/pipelined", b"", {})
-    fast, plain = both(create + append + read + append + append + read, 6)
+    fast, plain, _ = each(create + append + read + append + append + read, 6)
     assert [answer[0] for answer in fast] == [201, 204, 200, 204, 204, 200]
     assert (fast[2][2], fast[5][2]) == (b"[1]", b"[1,1,1]")
     assert [(answer[0], answer[2]) for answer in plain] == [(answer[0], answer[2]) for answer in fast]
 
 
-def test_an_append_that_arrives_byte_by_byte_is_one_append(both: Any) -> None:
+def test_an_append_that_arrives_byte_by_byte_is_one_append(each: Any) -> None:
     raw = request("POST", "/v1/stream/json", b'[{"slow":true}]', {"content-type": "application/json"})
-    fast, plain = both(raw + raw, 2, 1)
+    fast, plain, _ = each(raw + raw, 2, 1)
     assert [answer[0] for answer in fast] == [answer[0] for answer in plain] == [204, 204]
 
 
