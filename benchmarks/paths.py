@@ -388,7 +388,7 @@ _FAN_OUT: Final = (
     Stage("wake them", ("broker.watches:Watches.wake",)),
     Stage("read the tail", ("broker.tail:Tail.read",)),
     Stage("the event, encoded once", ("broker.http.sse:data_frame",)),
-    Stage("find it for each reader", ("broker.http.following:Feed.event",)),
+    Stage("find it for each reader", ("broker.http.following:Feed.told",)),
     Stage("the control event", ("broker.http.sse:control_frame",)),
     Stage("look, tell, write: each reader", ("broker.http.fast_reads:LiveReader.wake",)),
 )

@@ -112,9 +112,10 @@ class LiveReader:
         if protocol is None or follower is None or self._task is not None or protocol.flow.write_paused:
             return
         try:
-            told = follower.look_newest()
+            now_s = protocol.loop.time()
+            told = follower.look_newest(now_s)
             if told is not None:
-                self._tell(protocol, told)
+                self._tell(protocol, told, now_s)
             if told is None or not (told.at_tail or told.over):
                 self._task = asyncio.get_running_loop().create_task(self._guarded())
         except Exception as error:  # noqa: BLE001 -- others are woken behind this one
@@ -170,7 +171,7 @@ class LiveReader:
         flow = self._protocol.flow
         async with asyncio.timeout_at(self._stalled_at(response.follower)), aclosing(response.chunks):
             async for event in response.chunks:
-                self._write(self._protocol, event)
+                self._write(self._protocol, event, self._protocol.loop.time())
                 await flow.drain()
         self._end(self._protocol)
 
@@ -178,21 +179,21 @@ class LiveReader:
         """Tell what there is, until there is nothing more: from there on the stream wakes this reader."""
         while self._protocol is not None and self._follower is not None:
             told = await self._follower.look()
-            self._tell(self._protocol, told)
+            self._tell(self._protocol, told, self._protocol.loop.time())
             if told.at_tail or self._protocol is None:
                 return
             await self._protocol.flow.drain()
 
     # -- to the socket -----------------------------------------------------------------------------------------------
 
-    def _tell(self, protocol: ReadProtocol, told: Told) -> None:
+    def _tell(self, protocol: ReadProtocol, told: Told, now_s: float) -> None:
         if told.data:
-            self._write(protocol, told.data)
+            self._write(protocol, told.data, now_s)
         if told.over:
             self._end(protocol)
 
-    def _write(self, protocol: ReadProtocol, event: bytes) -> None:
-        self._told_s = protocol.loop.time()
+    def _write(self, protocol: ReadProtocol, event: bytes, now_s: float) -> None:
+        self._told_s = now_s
         protocol.transport.write(self._reads.chunk(event))
 
     def _end(self, protocol: ReadProtocol) -> None:
@@ -240,7 +241,7 @@ class LiveReader:
         if self._follower is None:
             return
         if now_s >= self._told_s + follower.feed.keepalive_s and self._task is None and not protocol.flow.write_paused:
-            self._write(protocol, sse.KEEP_ALIVE)
+            self._write(protocol, sse.KEEP_ALIVE, now_s)
         self._wind(protocol)
 
     def _stalled_at(self, follower: Follower) -> float:

@@ -37,6 +37,7 @@ class Told(NamedTuple):
 
 
 _GONE = Told(b"", at_tail=True, over=True)
+_NOTHING = Told(b"", at_tail=True, over=False)
 
 
 class Feed:
@@ -52,16 +53,17 @@ class Feed:
         # The last one that was told: what most readers are told is what the one before was.
         self._look: Look | None = None
         self._cursor = 0
-        self._event = (b"", 0)
+        self._told = (_NOTHING, 0)
 
-    def event(self, look: Look, cursor: int, *, told: bool) -> tuple[bytes, int]:
-        """The events of a look, and where a reader then stands; no bytes for nothing new, if it was `told` before."""
-        if look is self._look and cursor == self._cursor and told:
-            return self._event
-        event = self._made(look, cursor, told=told)
-        if told:
-            self._look, self._cursor, self._event = look, cursor, event
-        return event
+    def told(self, look: Look, cursor: int, *, again: bool) -> tuple[Told, int]:
+        """What a look is told as, and where a reader then stands; no bytes for nothing new, if it is told `again`."""
+        if look is self._look and cursor == self._cursor and again:
+            return self._told
+        data, end = self._made(look, cursor, told=again)
+        told = Told(data, look.up_to_date, over=look.at_eof)
+        if again:
+            self._look, self._cursor, self._told = look, cursor, (told, end)
+        return told, end
 
     def _made(self, look: Look, cursor: int, *, told: bool) -> tuple[bytes, int]:
         page = _whole(look)
@@ -112,14 +114,15 @@ class Follower:
     async def look(self) -> Told:
         """Tell what there is now. Raises EngineStopped."""
         try:
-            return self._tell(await self.feed.looks.at(self._path, self._incarnation, self._position))
+            look = await self.feed.looks.at(self._path, self._incarnation, self._position)
         except (BadRequest, Unavailable):
             return _GONE  # or another life of the path, or not readable: the reader learns which by asking again
+        return self._tell(look, _clock())
 
-    def look_newest(self) -> Told | None:
-        """The same at once, if what there is to tell is in memory; None: `look`."""
+    def look_newest(self, now_s: float) -> Told | None:
+        """The same at once, if what there is to tell is in memory; None: `look`. `now_s` is by the loop's clock."""
         look = self.feed.looks.newest(self._path, self._incarnation, self._position)
-        return None if look is None else self._tell(look)
+        return None if look is None else self._tell(look, now_s)
 
     async def events(self) -> AsyncGenerator[bytes]:
         """Everything, until the stream is at its end or gone, or the connection has lived long enough."""
@@ -133,17 +136,17 @@ class Follower:
                 if told.at_tail:
                     await self._wait()
 
-    def _tell(self, look: Look) -> Told:
+    def _tell(self, look: Look, now_s: float) -> Told:
         self._stream = look.stream
-        data, self._position = self.feed.event(look, self._cursor, told=self._told)
+        told, self._position = self.feed.told(look, self._cursor, again=self._told)
         self._told = True
-        if look.at_eof:
-            return Told(data, at_tail=True, over=True)
-        if _clock() >= self.ends_at:
-            return Told(data, look.up_to_date, over=True)
+        if told.over:
+            return told
+        if now_s >= self.ends_at:
+            return Told(told.data, told.at_tail, over=True)
         if self.feed.partition.draining:
-            return Told(data + sse.LEAVING, look.up_to_date, over=True)
-        return Told(data, look.up_to_date, over=False)
+            return Told(told.data + sse.LEAVING, told.at_tail, over=True)
+        return told
 
     async def _wait(self) -> None:
         """Wait for more; a stream that somebody reads live does not run out of time meanwhile (PROTOCOL.md 5.1)."""
