@@ -27,7 +27,7 @@ from broker.http.response import COMMON, Response, Send
 from broker.http.session_routes import Target, target_of
 from broker.http.upload import Ack, End, Finished, Upload, error_of
 from broker.http.uploads import Uploads
-from consumer.wire import SEQ_MAX, Code
+from consumer.wire import Code
 
 log = logging.getLogger("streamfold.http")
 
@@ -39,7 +39,7 @@ _NAME: Final = r'[ \t\r\n]*"([A-Za-z]*)"[ \t\r\n]*:[ \t\r\n]*'
 _FIRST: Final = re.compile(r"[ \t\r\n]*\{" + _NAME)
 _NEXT: Final = re.compile(r"[ \t\r\n]*," + _NAME)
 _BATCH: Final = re.compile(
-    rb'\{[ \t\r\n]*"seq":[ \t\r\n]*(0|[1-9][0-9]{0,15}),[ \t\r\n]*"chunks":[ \t\r\n]*(\[.*\])[ \t\r\n]*\}', re.DOTALL
+    r'\{[ \t\r\n]*"seq":[ \t\r\n]*([0-9]{1,16}),[ \t\r\n]*"chunks":[ \t\r\n]*(\[.*\])[ \t\r\n]*\}', re.DOTALL
 )
 """A batch as machines write it. What is between the brackets need not be an array yet: whoever takes it finds out."""
 _END: Final = re.compile(r"[ \t\r\n]*\}[ \t\r\n]*")
@@ -87,7 +87,7 @@ class _Exchange:
         uploads: Uploads,
         bytes_max: int,
         upload: Upload,
-        direct: Direct | None,
+        direct: Direct[str] | None,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -130,13 +130,15 @@ class _Exchange:
             case _:
                 raise BadRequest(Code.INVALID_BODY, "a frame has seq and chunks, seq and finish, or heartbeat")
 
-    def _take_at_once(self, text: bytes) -> bool:
+    def _take_at_once(self, text: str) -> bool:
         """Take a frame that is a batch and needs no waiting; False: it has not been taken."""
         batch = _BATCH.fullmatch(text) if self._waits else None
         if batch is None:
             return False
-        seq, body = int(batch[1]), batch[2]
-        return seq <= SEQ_MAX and len(body) <= self._bytes_max and self._upload.put_at_once(seq, (body,))
+        try:
+            return self._upload.put_at_once(_seq(batch[1]), (self._within_bounds(batch[2]),))
+        except BadRequest:
+            return False
 
     def _within_bounds(self, text: str) -> bytes:
         body = text.encode()

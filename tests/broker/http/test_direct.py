@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from websockets.frames import Frame, Opcode
 
 from broker import limits
 from broker.http.upload import Upload
@@ -117,33 +116,6 @@ async def test_frame_a_token_is_taken_without_a_task_where_the_connection_is_our
         assert json.loads(await socket.recv())["finished"]["status"] == "complete"
         assert await served.chunks() == [str(number) for number in range(20)]
     assert at_once.count(True) >= 18 if fast else not at_once
-
-
-def _frames(texts: list[str]) -> bytes:
-    """As a client sends them, with a ping between any two."""
-    ping = Frame(Opcode.PING, b"?").serialize(mask=True)
-    return ping.join([Frame(Opcode.TEXT, text.encode()).serialize(mask=True) for text in texts])
-
-
-async def test_frames_cut_anywhere_are_the_same_batches(served: Served) -> None:
-    words = ["a", "é", "x" * 200, "b", "x" * 5_000, "c", "d"]
-    body = _frames([json.dumps({"seq": seq, "chunks": [word]}) for seq, word in enumerate(words)])
-    steps = (1_000, 7, 211, len(body))
-    for step in steps:
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-        writer.write(
-            f"GET {S}/generations/g{step}/upload?format=text&lane=l{step} HTTP/1.1\r\nhost: x\r\n"
-            "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
-            "sec-websocket-key: c3RyZWFtZm9sZCBiZW5jaA==\r\n\r\n".encode()
-        )
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
-        for at in range(0, len(body), step):
-            writer.write(body[at : at + step])
-            await asyncio.sleep(0)
-        async with asyncio.timeout(WAIT_S_MAX):
-            await reader.readuntil(b'"seq":%d,' % (len(words) - 1))
-        writer.close()
-    assert await served.chunks() == words * len(steps)
 
 
 @pytest.mark.parametrize("lines_a_write", [1, 7, 63, 64, 65, 500])
