@@ -132,8 +132,7 @@ class Applied:
         return outcome
 
     def _count(self, entry: Entry, outcome: Outcome) -> None:
-        result = outcome.code or outcome.result
-        self.counts.outcomes[entry.kind, result._value_] += 1  # an enum's own hash is a function in Python
+        self.counts.outcomes[entry.kind, outcome.code or outcome.result] += 1
         if not outcome.changed:
             self._doubt(entry.path)
         elif self._doubtful:
@@ -156,13 +155,13 @@ class Applied:
             self._note_orphan(path, life)
         self._rows.install(puts)
         self._unstored_bytes += ENTRY_BYTES
-        watches = self._watches or None
         for key, row in puts.items():
             self._note(key, row)
             if key[:1] == b"S":
                 self.recent.change(key[1:].decode(), self.number, self._index + 1)
-            if watches is not None:
-                watches.wake(key)
+        if self._watches:
+            for key in puts:
+                self._watches.wake(key)
 
     def _append(self, path: str, incarnation: int, page: Page) -> None:
         self._log.append(path, incarnation, page)

@@ -59,15 +59,15 @@ class Feed:
         """What a look is told as, and where a reader then stands; no bytes for nothing new, if it is told `again`."""
         if look is self._look and cursor == self._cursor and again:
             return self._told
-        data, end = self._made(look, cursor, told=again)
+        data, end = self._made(look, cursor, again=again)
         told = Told(data, look.up_to_date, over=look.at_eof)
         if again:
             self._look, self._cursor, self._told = look, cursor, (told, end)
         return told, end
 
-    def _made(self, look: Look, cursor: int, *, told: bool) -> tuple[bytes, int]:
+    def _made(self, look: Look, cursor: int, *, again: bool) -> tuple[bytes, int]:
         page = _whole(look)
-        if page is None and told and not look.at_eof:
+        if page is None and again and not look.at_eof:
             return b"", look.start
         end = look.start if page is None else page.end
         key = (look.stream.incarnation, look.start, end, cursor, look.up_to_date, look.at_eof)
