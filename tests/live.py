@@ -2,13 +2,14 @@
 
 import contextlib
 import http.client
+import itertools
 import os
 import random
 import signal
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,11 @@ START_WAIT_S_MAX = 20.0
 STOP_WAIT_S_MAX = 30.0
 HEALTH_POLL_S = 0.02
 LOG_SHOWN_BYTES_MAX = 20_000
+# Below those that the kernel gives to outgoing connections. A client that keeps knocking on a dead broker's port would
+# otherwise be given that very port as its own one day, and be connected to itself: the restarted broker then finds the
+# address in use.
+PORTS = range(20_000, 32_000)
+PORTS_TRIED_MAX = 100
 
 
 class BrokerFailedError(Exception):
@@ -194,19 +200,30 @@ def is_healthy(port: int) -> bool:
         connection.close()
 
 
-def free_port() -> int:
-    """A port that nobody listens on, from below those that the kernel gives to outgoing connections.
+def ports_of(environment: Mapping[str, str]) -> Iterator[int]:
+    """The share of PORTS of this process, in a random order, over and over: each again only after all the others.
 
-    A client that keeps knocking on a dead broker's port would otherwise be given that very port as its own one day, and
-    be connected to itself: the restarted broker then finds the address in use.
+    What is handed out may be listened on much later, or in vain for a while: a second draw would not see that it is
+    taken. Nor do the workers of pytest-xdist see one another's: their shares have no port in common. A process that a
+    worker starts has that worker's share in an order of its own, so it is better told its ports than left to draw some.
     """
-    chance = random.SystemRandom()
-    for _ in range(100):
-        port = chance.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
+    workers = int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(environment.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = list(PORTS[worker % workers :: workers])  # one that takes a dead worker's place counts on from the last
+    random.SystemRandom().shuffle(share)
+    return itertools.cycle(share)
+
+
+_ports = ports_of(os.environ)
+
+
+def free_port(ports: Iterator[int] = _ports) -> int:
+    """A port that nobody listens on, and that nobody here was given lately: see `ports_of`.
+
+    Raises BrokerFailedError when everything it tries is taken.
+    """
+    for port in itertools.islice(ports, PORTS_TRIED_MAX):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
             return port
     raise BrokerFailedError("no free port found")
