@@ -12,11 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests import live
+
 READY_S_MAX: Final = 60.0
 CORES: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 """The first is the server's, the last the load's; with fewer than two, both share what there is."""
 
 Command = list[str]
+
+# A port from among those of outgoing connections could become one of the load's before the server listens on it.
+free_port: Final = live.free_port
 
 
 class Server:
@@ -67,14 +72,6 @@ def streamfold(port: int, engine: str, data_dir: Path, *options: str) -> Command
     """`streamfold serve`."""
     program = str(Path(sys.executable).with_name("streamfold"))
     return [program, "serve", "--port", str(port), "--engine", engine, "--data-dir", str(data_dir), *options]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def pin_load() -> None:
