@@ -273,7 +273,10 @@ class Partition(Writable):
 def _tell(told: list[tuple[Waiter, Outcome]]) -> None:
     for waiter, outcome in told:
         if not waiter.done():
-            waiter.set_result(outcome)
+            try:
+                waiter.set_result(outcome)
+            except Exception:  # a bug of its own, which must not keep from others what is durable
+                log.exception("one who waited for an entry could not be told")
 
 
 __all__ = ["Partition", "Subscribers", "Waiter"]

@@ -342,6 +342,8 @@ class Upload:
 
     def _set_end(self, end: End) -> None:
         self._end = end
+        if self._left:
+            return  # nobody is to be told, and `run` may be over
         if self._patience is not None and self._patience.when() is None:
             self._patience.reschedule(self._loop.time() + limits.UPLOAD_STALL_S)
         self._wake()
