@@ -17,6 +17,8 @@ from broker.limits import SEGMENT_BYTES
 from tests.broker.journal.memory_log import MemoryLog, Records
 
 UUID = b"store of a test."
+MakeEntry = Callable[..., Entry]
+"""The fixture `entry`: of a proposal number."""
 
 
 class Heard:

@@ -1,6 +1,6 @@
 """A bench for each journal."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,7 +8,7 @@ import pytest
 
 from broker.core.entry import Entry, Kind
 from broker.journal.kafka_topic import KafkaTopic
-from tests.broker.journal.bench import Bench
+from tests.broker.journal.bench import Bench, MakeEntry
 from tests.kafka.cluster import KafkaCluster
 
 
@@ -44,7 +44,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-def entry() -> Callable[..., Entry]:
+def entry() -> MakeEntry:
     """Makes the entry of a proposal number."""
 
     def make(proposal: int, body: bytes = b"") -> Entry:

@@ -1,6 +1,6 @@
 """broker/journal/cluster_reader.py: what is known of records before their turn comes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -8,9 +8,9 @@ from broker.core.entry import Entry, encode as encode_entry
 from broker.errors import NewerFormat
 from broker.journal.cluster_reader import RecordReader
 from broker.journal.cluster_record import Envelope, encode
+from tests.broker.journal.bench import MakeEntry
 from tests.broker.journal.memory_log import MemoryLog, Records
 
-MakeEntry = Callable[..., Entry]
 OURS, ANOTHER = 1, 2
 
 

@@ -1,15 +1,11 @@
 """What every journal promises (`broker/journal/__init__.py`)."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from broker.core.entry import Entry
 from broker.errors import EngineStopped
-from tests.broker.journal.bench import Bench
-
-MakeEntry = Callable[..., Entry]
+from tests.broker.journal.bench import Bench, MakeEntry
 
 
 async def test_entries_come_back_as_they_were_proposed_with_indexes_rising_by_one(
