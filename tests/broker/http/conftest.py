@@ -4,6 +4,7 @@ import pytest
 
 from tests.broker.http.asgi import Client, broker
 from tests.broker.http.scene import Scene, staged
+from tests.broker.http.session_requests import S
 
 
 @pytest.fixture
@@ -11,6 +12,12 @@ async def client() -> AsyncIterator[Client]:
     """Of a broker on which nothing is yet."""
     async with broker() as client:
         yield client
+
+
+@pytest.fixture
+async def session(client: Client) -> None:
+    """The session S on that broker."""
+    await client.put(S)
 
 
 @pytest.fixture

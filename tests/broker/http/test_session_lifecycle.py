@@ -1,57 +1,16 @@
-"""A session's lifecycle over HTTP: opened ahead, continued, stopped, reset, forked; and what others then see."""
+"""A session's lifecycle over HTTP: opened ahead, continued, stopped, reset, deleted; and what others then see."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from broker import limits
-from broker.core.entry import Kind
-from tests.broker.http.asgi import Answer, Client, broker
-from tests.eventually import eventually
+from tests.broker.http.asgi import Client
+from tests.broker.http.session_requests import JSON_TYPE, STREAM, G, S
+from tests.broker.http.session_steps import C, chunk, finish, messages, say, text, told
 
-S = "/v1/sessions/s"
-G = f"{S}/generations/g"
-STREAM = "/v1/stream/sessions/s"
-JSON_TYPE = {"content-type": "application/json"}
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with broker() as client:
-        await client.put(S)
-        yield client
-
-
-async def post(client: Client, target: str, body: bytes = b"{}") -> Answer:
-    return await client.post(target, body)
-
-
-async def chunk(client: Client, generation_id: str, seq: int, text: str, query: str = "", session: str = S) -> Answer:
-    target = f"{session}/generations/{generation_id}/chunks?format=text{query}"
-    return await client.post(target, f'"{text}"'.encode(), producer_seq=str(seq))
-
-
-async def say(client: Client, message_id: str, session: str = S) -> Answer:
-    return await post(client, f"{session}/messages", b'{"id":"%b","role":"user"}' % message_id.encode())
-
-
-async def finish(client: Client, generation_id: str, seq: int, session: str = S) -> Answer:
-    return await client.post(f"{session}/generations/{generation_id}/finish", b"{}", producer_seq=str(seq))
-
-
-async def messages(client: Client, session: str = S) -> dict[str, Any]:
-    items = (await client.get(f"{session}/messages")).json["messages"]
-    return {item["id"]: item for item in items}
-
-
-def text(item: Any) -> str:
-    return "".join(part["text"] for part in item["message"]["parts"])
-
-
-def told(answer: Answer, *names: str) -> list[Any]:
-    return [answer.status, *(answer.json.get(name) for name in names)]
+pytestmark = pytest.mark.usefixtures("session")
 
 
 # -- opened ahead ----------------------------------------------------------------------------------------------------
@@ -95,7 +54,7 @@ async def test_generation_that_is_opened_again_as_another_is_a_mismatch(client: 
 
 async def test_generation_that_has_ended_is_not_opened_again(client: Client) -> None:
     await client.put(G)
-    await post(client, f"{G}/stop")
+    await client.post(f"{G}/stop", b"{}")
     assert told(await client.put(G), "code", "reason", "generationStatus") == [403, "FENCED", "stopped", "aborted"]
 
 
@@ -143,7 +102,7 @@ async def test_interrupt_is_what_happens_otherwise(client: Client) -> None:
 @pytest.mark.parametrize("way", ["put", "first batch"])
 async def test_producer_that_comes_back_goes_on_with_its_message(client: Client, way: str) -> None:
     await chunk(client, "g", 0, "Hel", "&messageId=m")
-    await post(client, f"{G}/stop")
+    await client.post(f"{G}/stop", b"{}")
     if way == "put":
         opened = await client.put(f"{S}/generations/h", body=b'{"continues":"g"}')
         assert told(opened, "messageId", "lane", "status", "continues") == [201, "m", "main", "pending", "g"]
@@ -196,7 +155,7 @@ async def test_message_has_one_generation_that_goes_on_with_it(client: Client) -
 )
 async def test_what_cannot_be_continued_is_refused(client: Client, body: bytes, code: str) -> None:
     await chunk(client, "g", 0, "a")
-    await post(client, f"{G}/stop")
+    await client.post(f"{G}/stop", b"{}")
     assert (await client.put(f"{S}/generations/h", body=body)).code == code
 
 
@@ -213,18 +172,18 @@ async def test_first_batch_that_says_otherwise_what_it_continues_is_no_copy(clie
 async def test_stop_of_a_session_ends_what_runs_and_says_what_that_was(client: Client) -> None:
     await chunk(client, "g", 0, "a")
     await chunk(client, "h", 0, "b", "&lane=side")
-    one = await post(client, f"{S}/stop", b'{"lane":"side","requestedBy":"me","reason":"enough"}')
+    one = await client.post(f"{S}/stop", b'{"lane":"side","requestedBy":"me","reason":"enough"}')
     assert told(one, "stopped") == [200, ["h"]]
-    assert told(await post(client, f"{S}/stop", b""), "stopped") == [200, ["g"]]
-    assert told(await post(client, f"{S}/stop"), "stopped") == [200, []]
+    assert told(await client.post(f"{S}/stop", b""), "stopped") == [200, ["g"]]
+    assert told(await client.post(f"{S}/stop", b"{}"), "stopped") == [200, []]
     assert told(await chunk(client, "g", 1, "b"), "code", "reason") == [403, "FENCED", "stopped"]
     stops = [record for record in (await client.get(STREAM)).json if record["type"] == "stop"]
     assert [(record["key"], record["value"].get("reason")) for record in stops] == [("h", "enough"), ("g", None)]
 
 
 async def test_records_of_presence_and_approval_are_upserts(client: Client) -> None:
-    first = await post(client, f"{S}/records", b'{"type":"presence","key":"ann@x","value":{"n":1.0},"txid":"t"}')
-    second = await post(client, f"{S}/records?txid=u", b'{"type":"approval","key":"call","value":{}}')
+    first = await client.post(f"{S}/records", b'{"type":"presence","key":"ann@x","value":{"n":1.0},"txid":"t"}')
+    second = await client.post(f"{S}/records?txid=u", b'{"type":"approval","key":"call","value":{}}')
     assert [first.status, first.json["txid"], second.status, second.json["txid"]] == [201, "t", 201, "u"]
     records = (await client.get(STREAM)).json
     assert [(record["type"], record["key"], record["headers"]["operation"]) for record in records] == [
@@ -251,7 +210,7 @@ async def test_records_of_presence_and_approval_are_upserts(client: Client) -> N
     ],
 )
 async def test_record_that_makes_no_sense_is_refused(client: Client, body: bytes) -> None:
-    assert (await post(client, f"{S}/records", body)).status == 400
+    assert (await client.post(f"{S}/records", body)).status == 400
     assert (await client.get(STREAM)).json == []
 
 
@@ -261,7 +220,7 @@ async def test_record_that_makes_no_sense_is_refused(client: Client, body: bytes
 async def test_reset_session_is_empty_and_refuses_whoever_wrote_before(client: Client) -> None:
     await say(client, "m")
     before = await chunk(client, "g", 0, "a")
-    reset = await post(client, f"{S}/reset", b'{"reason":"again"}')
+    reset = await client.post(f"{S}/reset", b'{"reason":"again"}')
     assert told(reset, "sessionId", "offset") == [200, "s", (await client.get(S)).json["offset"]]
 
     assert await messages(client) == {}
@@ -286,7 +245,7 @@ async def test_live_readers_of_a_reset_session_are_let_go_before_it_is_answered(
     poll = client.begin("GET", f"{STREAM}?offset={offset}&live=long-poll")
     assert "upToDate" in await first_event(sse)
     await asyncio.sleep(0.05)
-    await post(client, f"{S}/reset")
+    await client.post(f"{S}/reset", b"{}")
     assert await sse.chunk() == ""
     assert (await poll.answer()).code == "OFFSET_GONE"
 
@@ -333,163 +292,6 @@ async def test_r42_answer_to_delete_and_reset_waits_until_the_session_has_settle
     assert gone.sent.empty()
     settled.set()
     assert (await gone.answer()).status in (200, 204)
-
-
-# -- fork ------------------------------------------------------------------------------------------------------------
-
-C = "/v1/sessions/c"
-FORK = b'{"sessionId":"c"}'
-FORK_AT_START = b'{"sessionId":"c","offset":"-1"}'
-
-
-async def fork(client: Client, body: bytes = FORK, source: str = S) -> Answer:
-    return await post(client, f"{source}/fork", body)
-
-
-async def test_fork_begins_with_what_its_source_has_and_goes_its_own_way(client: Client) -> None:
-    await client.put(f"{S}", body=b"{}")
-    await say(client, "u")
-    at = (await chunk(client, "g", 0, "a")).offset
-    made = await fork(client, b'{"sessionId":"c","metadata":{"title":"t"}}')
-    assert told(made, "sessionId", "forkedFrom", "forkOffset") == [201, "c", "s", at]
-    await chunk(client, "g", 1, "b")
-    await say(client, "mine", C)
-
-    assert (await client.get(C)).json["metadata"] == {"title": "t"}
-    mine, theirs = await messages(client, C), await messages(client)
-    assert (list(mine), list(theirs)) == (["u", "g", "mine"], ["u", "g"])
-    assert (mine["g"]["status"], mine["g"]["reason"], text(mine["g"])) == ("aborted", "forked", "a")
-    assert (theirs["g"]["status"], text(theirs["g"])) == ("streaming", "ab")
-    assert told(await fork(client, b'{"sessionId":"c"}'), "forkedFrom", "forkOffset") == [200, "s", at]
-
-
-async def test_ids_before_the_fork_position_stay_taken_in_the_fork(client: Client) -> None:
-    await say(client, "u")
-    await chunk(client, "g", 0, "a")
-    await finish(client, "g", 1)
-    await fork(client)
-    assert (await say(client, "u", C)).json["duplicate"] is True
-    other = await post(client, f"{C}/messages", b'{"id":"u","role":"tool"}')
-    assert other.code == "MESSAGE_EXISTS"
-    assert told(await chunk(client, "g", 0, "a", session=C), "code", "generationStatus") == [403, "FENCED", "complete"]
-    assert told(await chunk(client, "h", 0, "a", "&messageId=g", session=C), "code") == [409, "MESSAGE_EXISTS"]
-    assert told(await chunk(client, "h", 0, "a", session=C), "fence") == [200, 2]
-
-
-async def test_answer_that_a_fork_has_cut_short_goes_on_in_it(client: Client) -> None:
-    await chunk(client, "g", 0, "Hel", "&messageId=m")
-    await fork(client)
-    answer = await chunk(client, "h", 0, "lo", "&continues=g", session=C)
-    assert told(answer, "lane", "messageId") == [200, "main", "m"]
-    await finish(client, "h", 1, C)
-    assert text((await messages(client, C))["m"]) == "Hello"
-    assert text((await messages(client))["m"]) == "Hel"
-
-
-@pytest.mark.parametrize(("at", "seen"), [("u", ["u"]), ("g", ["u", "g"]), ("v", ["u", "g", "v"])])
-async def test_fork_at_a_message_has_everything_up_to_its_end(client: Client, at: str, seen: list[str]) -> None:
-    await say(client, "u")
-    await chunk(client, "g", 0, "a")
-    await finish(client, "g", 1)
-    await say(client, "v")
-    await say(client, "w")
-    assert (await fork(client, b'{"sessionId":"c","messageId":"%b"}' % at.encode())).status == 201
-    forked = await messages(client, C)
-    assert list(forked) == seen
-    assert {item["status"] for item in forked.values()} == {"complete"}
-
-
-async def test_fork_at_a_message_that_is_being_written_has_what_is_there(client: Client) -> None:
-    await chunk(client, "g", 0, "a")
-    await chunk(client, "h", 0, "b", "&lane=side")
-    await fork(client, b'{"sessionId":"c","messageId":"g"}')
-    assert {item["reason"] for item in (await messages(client, C)).values()} == {"forked"}
-
-
-async def test_fork_at_an_offset_ends_what_was_open_there_only(client: Client) -> None:
-    at = (await chunk(client, "g", 0, "a")).offset
-    await finish(client, "g", 1)
-    assert (await client.get(G)).json["status"] == "complete"
-    await fork(client, b'{"sessionId":"c","offset":"%b"}' % at.encode())
-    assert told(await client.get(f"{C}/generations/g"), "status", "reason", "chunks") == [200, "aborted", "forked", 1]
-    await fork(client, b'{"sessionId":"d","offset":"-1"}')
-    assert await messages(client, "/v1/sessions/d") == {}
-
-
-async def test_fork_outlives_a_reset_and_the_end_of_its_source(client: Client) -> None:
-    """Its records are the source's: they stay while it is there, and no longer."""
-    await say(client, "u")
-    await fork(client)
-    await fork(client, b'{"sessionId":"d"}', C)
-    await post(client, f"{S}/reset")
-    await say(client, "v")
-    await fork(client, b'{"sessionId":"e"}')
-    await client.app.partition.checkpoint()
-    await client.send("DELETE", S)
-    for session, seen in (("c", ["u"]), ("d", ["u"]), ("e", ["v"])):
-        assert list(await messages(client, f"/v1/sessions/{session}")) == seen
-    await post(client, f"{C}/reset")
-    assert list(await messages(client, "/v1/sessions/d")) == ["u"]
-    for session in ("c", "d", "e"):
-        assert (await client.send("DELETE", f"/v1/sessions/{session}")).status == 204
-    assert (await client.put(S)).code == "SESSION_EXISTS"  # until the sweeper has told the sources
-
-    async def is_free() -> bool:
-        return (await client.put(S)).status == 201
-
-    assert await eventually(is_free)
-
-
-async def test_fork_into_a_session_that_is_there_is_refused(client: Client) -> None:
-    await client.put(C)
-    assert told(await fork(client), "code") == [409, "SESSION_EXISTS"]
-    await fork(client, b'{"sessionId":"d"}')
-    other = await fork(client, b'{"sessionId":"d","offset":"-1"}')
-    assert told(other, "code") == [409, "SESSION_EXISTS"]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        (b'{"sessionId":"s"}', 400, "INVALID_BODY"),
-        (b"{}", 400, "INVALID_BODY"),
-        (b'{"sessionId":"a b"}', 400, "INVALID_BODY"),
-        (b'{"sessionId":"c","messageId":"m","offset":"-1"}', 400, "INVALID_BODY"),
-        (b'{"sessionId":"c","offset":"junk"}', 400, "INVALID_OFFSET"),
-        (b'{"sessionId":"c","messageId":"none"}', 404, "MESSAGE_NOT_FOUND"),
-    ],
-)
-async def test_fork_that_makes_no_sense_makes_nothing(client: Client, body: bytes, status: int, code: str) -> None:
-    assert told(await fork(client, body), "code") == [status, code]
-    assert (await client.get(C)).code == "SESSION_NOT_FOUND"
-
-
-async def test_fork_of_what_is_no_more_is_refused(client: Client) -> None:
-    offset = (await say(client, "m")).offset
-    await post(client, f"{S}/reset")
-    gone = await fork(client, b'{"sessionId":"c","offset":"%b"}' % offset.encode())
-    assert told(gone, "code") == [410, "OFFSET_GONE"]
-    assert told(await fork(client, source="/v1/sessions/none"), "code") == [404, "SESSION_NOT_FOUND"]
-
-
-async def test_fork_of_more_than_an_entry_can_carry_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "FORK_IDS_MAX", 2)
-    for message_id in ("a", "b", "c"):
-        await say(client, message_id)
-    assert told(await fork(client), "code") == [409, "FORK_TOO_LARGE"]
-    assert (await fork(client, b'{"sessionId":"c","messageId":"a"}')).code == "FORK_TOO_LARGE"
-
-
-async def test_source_is_told_of_a_fork_that_did_not_come(client: Client) -> None:
-    """Somebody else took its id meanwhile: of two that race for it, one gets it."""
-    partition = client.app.partition
-    first, second = (client.begin("POST", f"{S}/fork", body, JSON_TYPE) for body in (FORK, FORK_AT_START))
-    answers = [await first.answer(), await second.answer()]
-    assert sorted(answer.status for answer in answers) == [201, 409]
-    assert partition.counts.outcomes[Kind.FORK_UNREF, "accepted"] == 1
-    source = await partition.stream("sessions/s")
-    assert source is not None
-    assert len(source.children) == 1
 
 
 # -- metadata --------------------------------------------------------------------------------------------------------
