@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from broker.core.apply import apply, keys
 from broker.core.entry import Entry, Kind, decode, encode
-from broker.core.outcome import Outcome
+from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, records
 from broker.core.state import (
     Changes,
@@ -26,6 +26,8 @@ from broker.core.state import (
     stream_key,
     subscription_key,
 )
+from consumer.wire import Code
+from tests.broker.core.entries import append, create
 
 BEGIN_MS = 1_700_000_000_000
 
@@ -176,7 +178,26 @@ class Replica:
 
 def replayed(history: list[tuple[int, bytes]]) -> Replica:
     """A replica made from nothing but the bytes of a journal."""
-    replica = Replica()
+    made = Replica()
     for time_ms, data in history:
-        replica.do(decode(data), after_ms=time_ms - replica.now_ms)
-    return replica
+        made.do(decode(data), after_ms=time_ms - made.now_ms)
+    return made
+
+
+def replica(*entries: Entry) -> Replica:
+    """A replica on which these were applied, all with success."""
+    made = Replica()
+    for entry in entries:
+        outcome = made.do(entry)
+        assert outcome.changed, outcome
+    return made
+
+
+def said(outcome: Outcome) -> Result | Code:
+    """The outcome in one word."""
+    return outcome.code or outcome.result
+
+
+def after_seqs(count: int, *, epoch: int = 0) -> Replica:
+    """A stream to which producer p wrote batches 0 … count - 1 of `epoch`, one record each."""
+    return replica(create(), *[append(b"%d" % seq, producer=("p", epoch, seq)) for seq in range(count)])

@@ -6,11 +6,11 @@ from hypothesis import given, strategies as st
 from broker.core.entry import Entry
 from broker.core.fork import lineage_of
 from broker.core.offset import format_offset
-from broker.core.outcome import Outcome, Result
+from broker.core.outcome import Result
 from broker.core.state import Stream, stream_key
 from consumer.wire import Code
 from tests.broker.core.entries import PATH, append, create, delete, fork, fork_ref, fork_unref
-from tests.broker.core.replica import BEGIN_MS, Replica
+from tests.broker.core.replica import BEGIN_MS, Replica, replica, said
 
 SOURCE, CHILD = 0xA, 0xC
 KID = "kid"
@@ -18,18 +18,9 @@ INHERITED = ((PATH, SOURCE, 2),)
 OFFSET = format_offset(2, SOURCE)
 
 
-def replica(*entries: Entry) -> Replica:
+def source(*entries: Entry) -> Replica:
     """A source of three records on which these were applied, all with success."""
-    made = Replica()
-    for entry in (create(b"0", b"1", b"2", nonce=SOURCE), *entries):
-        outcome = made.do(entry)
-        assert outcome.changed, outcome
-    return made
-
-
-def said(outcome: Outcome) -> Result | Code:
-    """The outcome in one word."""
-    return outcome.code or outcome.result
+    return replica(create(b"0", b"1", b"2", nonce=SOURCE), *entries)
 
 
 REF = fork_ref(KID, CHILD, offset=OFFSET)
@@ -37,7 +28,7 @@ FORK = fork(b'"own"', path=KID, child=CHILD, lineage=INHERITED)
 
 
 def test_fork_begins_where_it_parts_and_holds_only_what_is_its_own() -> None:
-    made = replica(REF)
+    made = source(REF)
     outcome = made.do(FORK)
     assert (outcome.result, outcome.next_position) == (Result.CREATED, 3)
     child = made.stream(KID)
@@ -48,7 +39,7 @@ def test_fork_begins_where_it_parts_and_holds_only_what_is_its_own() -> None:
 
 def test_fork_speaks_its_sources_tokens_up_to_where_they_part_and_its_own_after() -> None:
     """CORE 3."""
-    child = replica(REF, FORK).stream(KID)
+    child = source(REF, FORK).stream(KID)
     assert [child.offset(position) for position in (0, 2, 3)] == [
         format_offset(0, SOURCE),
         format_offset(2, SOURCE),
@@ -69,7 +60,7 @@ def test_fork_speaks_its_sources_tokens_up_to_where_they_part_and_its_own_after(
     ],
 )
 def test_position_of_a_fork_is_the_tail_or_what_the_offsets_name(ref: Entry, position: int) -> None:
-    outcome = replica().do(ref)
+    outcome = source().do(ref)
     assert (outcome.result, outcome.next_position) == (Result.ACCEPTED, position)
 
 
@@ -87,12 +78,12 @@ def test_position_of_a_fork_is_the_tail_or_what_the_offsets_name(ref: Entry, pos
 )
 def test_source_refuses_what_cannot_be_forked(ref: Entry, code: Code) -> None:
     """4.2 "Fork creation errors"; CORE 3: a token of another life is a 400 here."""
-    assert said(replica().do(ref)) is code
+    assert said(source().do(ref)) is code
 
 
 def test_every_step_may_come_twice() -> None:
     """CORE 8: all idempotent, so a crash between any two heals."""
-    made = replica(REF)
+    made = source(REF)
     assert said(made.do(REF)) is Result.UNCHANGED
     made.do(FORK)
     assert said(made.do(FORK)) is Result.UNCHANGED
@@ -105,19 +96,19 @@ def test_every_step_may_come_twice() -> None:
 def test_child_that_comes_after_its_deadline_never_comes() -> None:
     """CORE 8: a deadline in its partition's time; then the note at the source may be taken away."""
     late = fork(path=KID, child=CHILD, lineage=INHERITED, deadline_ms=BEGIN_MS + 10)
-    made = replica(REF)
+    made = source(REF)
     assert said(made.do(late, after_ms=11)) is Code.UNAVAILABLE
     assert stream_key(KID) not in made.rows
 
 
 def test_path_that_is_taken_is_not_forked_onto() -> None:
-    made = replica(create(path=KID), REF)
+    made = source(create(path=KID), REF)
     assert said(made.do(FORK)) is Code.STREAM_EXISTS
 
 
 def test_deleted_source_lives_on_for_its_forks_and_answers_as_gone() -> None:
     """4.2 "Soft-delete and lifecycle": 410 to everything, 409 to PUT or as a fork's source."""
-    made = replica(REF, FORK)
+    made = source(REF, FORK)
     assert said(made.do(delete())) is Result.ACCEPTED
     assert made.stream(PATH).deleted
     assert made.ended == []
@@ -130,7 +121,7 @@ def test_deleted_source_lives_on_for_its_forks_and_answers_as_gone() -> None:
 
 
 def test_last_fork_that_goes_takes_the_deleted_source_with_it() -> None:
-    made = replica(REF, fork_ref("other", 0xD), FORK, delete())
+    made = source(REF, fork_ref("other", 0xD), FORK, delete())
     made.do(fork_unref("other", 0xD))
     assert made.stream(PATH).deleted
     made.do(fork_unref(KID, CHILD))
@@ -149,7 +140,7 @@ def test_expired_source_lives_on_for_its_forks() -> None:
 
 def test_fork_inherits_no_producers() -> None:
     """4.2 "Producer state and fork boundaries"."""
-    made = replica(append(b"3", producer=("p", 5, 0)), REF, FORK)
+    made = source(append(b"3", producer=("p", 5, 0)), REF, FORK)
     assert said(made.do(append(b"x", path=KID, producer=("p", 0, 0)))) is Result.ACCEPTED
 
 

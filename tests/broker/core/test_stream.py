@@ -1,10 +1,10 @@
-"""broker/core/stream.py: every row of the table of checks (CORE 4; PROTOCOL.md 5.1 to 5.4)."""
+"""broker/core/stream.py: create, close, delete and the order of checks, row by row (CORE 4; PROTOCOL.md 5.1 to 5.4)."""
 
 import pytest
 
 from broker.core.entry import Entry
-from broker.core.outcome import Outcome, Result
-from broker.core.state import Producer, producer_key, stream_key
+from broker.core.outcome import Result
+from broker.core.state import stream_key
 from consumer.wire import OCTET_STREAM, Code
 from tests.broker.core.entries import (
     PATH,
@@ -14,31 +14,10 @@ from tests.broker.core.entries import (
     close,
     create,
     delete,
-    expire,
     forget,
     touch,
 )
-from tests.broker.core.replica import BEGIN_MS, Replica
-
-
-def replica(*entries: Entry) -> Replica:
-    """A replica on which these were applied, all with success."""
-    made = Replica()
-    for entry in entries:
-        outcome = made.do(entry)
-        assert outcome.changed, outcome
-    return made
-
-
-def said(outcome: Outcome) -> Result | Code:
-    """The outcome in one word."""
-    return outcome.code or outcome.result
-
-
-def after_seqs(count: int, *, epoch: int = 0) -> Replica:
-    """A stream to which producer p wrote batches 0 … count - 1 of `epoch`, one record each."""
-    return replica(create(), *[append(b"%d" % seq, producer=("p", epoch, seq)) for seq in range(count)])
-
+from tests.broker.core.replica import BEGIN_MS, Replica, after_seqs, replica, said
 
 # -- create (5.1) ----------------------------------------------------------------------------------------------------
 
@@ -108,6 +87,7 @@ def test_closure_that_came_later_is_compared_too() -> None:
 
 # -- the order of checks (CORE 4) ------------------------------------------------------------------------------------
 
+
 # One request that is wrong in every way at once; each fact mended uncovers the next complaint.
 WRONG_TYPE = append(b"x", content_type="text/plain", producer=("p", 0, 9), stream_seq="a")
 WRONG_PRODUCER = append(b"x", producer=("p", 0, 9), stream_seq="a")
@@ -165,115 +145,6 @@ def test_content_type_is_compared_by_media_type_alone() -> None:
     made = replica(create(content_type="text/plain; charset=utf-8"))
     assert said(made.do(append_bytes(b"x", content_type="TEXT/plain"))) is Result.ACCEPTED
     assert said(made.do(append_bytes(b"x", content_type="text/html"))) is Code.CONTENT_TYPE_MISMATCH
-
-
-# -- producers (5.2.1) -----------------------------------------------------------------------------------------------
-
-
-def test_accepted_batch_tells_epoch_seq_and_position() -> None:
-    made = after_seqs(2)
-    outcome = made.do(append(b"2", b"3", producer=("p", 0, 2)))
-    assert (outcome.result, outcome.epoch, outcome.seq, outcome.next_position) == (Result.ACCEPTED, 0, 2, 4)
-
-
-def test_duplicate_is_told_where_its_original_landed_and_the_highest_seq() -> None:
-    """DESIGN 4: Stream-Next-Offset of the original, not of the tail."""
-    made = after_seqs(3)
-    outcome = made.do(append(b"1", producer=("p", 0, 1)))
-    assert (outcome.result, outcome.next_position, outcome.seq) == (Result.DUPLICATE, 2, 2)
-    assert made.records(PATH) == [b"0", b"1", b"2"]
-
-
-def test_duplicate_older_than_sixty_four_batches_is_told_no_position() -> None:
-    """CORE 2: an older duplicate is a 204 without the original's offset."""
-    made = after_seqs(65)
-    assert made.do(append(b"1", producer=("p", 0, 1))).next_position == 2
-    outcome = made.do(append(b"0", producer=("p", 0, 0)))
-    assert (outcome.result, outcome.next_position) == (Result.DUPLICATE, None)
-
-
-def test_accepted_seq_with_other_bytes_is_a_mismatch() -> None:
-    """DESIGN 4: a client bug, not a silent 204."""
-    made = after_seqs(1)
-    assert said(made.do(append(b"other", producer=("p", 0, 0)))) is Code.PAYLOAD_MISMATCH
-
-
-def test_gap_tells_what_is_expected() -> None:
-    made = after_seqs(1)
-    outcome = made.do(append(b"5", producer=("p", 0, 5)))
-    assert (outcome.code, outcome.expected_seq, outcome.epoch) == (Code.SEQ_GAP, 1, 0)
-
-
-def test_batch_that_overtook_its_predecessor_is_accepted_when_sent_again() -> None:
-    """CORE 4: costs a round trip, never order."""
-    made = after_seqs(1)
-    second, third = append(b"1", producer=("p", 0, 1)), append(b"2", producer=("p", 0, 2))
-    assert [said(made.do(entry)) for entry in (third, second, third)] == [
-        Code.SEQ_GAP,
-        Result.ACCEPTED,
-        Result.ACCEPTED,
-    ]
-    assert made.records(PATH) == [b"0", b"1", b"2"]
-
-
-def test_new_epoch_fences_the_old_one_off() -> None:
-    made = after_seqs(2, epoch=1)
-    assert said(made.do(append(b"a", producer=("p", 2, 0)))) is Result.ACCEPTED
-    outcome = made.do(append(b"2", producer=("p", 1, 2)))
-    assert (outcome.code, outcome.epoch) == (Code.FENCED, 2)
-    assert said(made.do(append(b"1", producer=("p", 1, 1)))) is Code.FENCED
-
-
-def test_new_epoch_that_does_not_begin_at_zero_is_refused_and_fences_nobody() -> None:
-    made = after_seqs(1)
-    assert said(made.do(append(b"x", producer=("p", 1, 1)))) is Code.EPOCH_START
-    assert said(made.do(append(b"1", producer=("p", 0, 1)))) is Result.ACCEPTED
-
-
-def test_producer_never_seen_must_begin_at_zero() -> None:
-    outcome = replica(create()).do(append(b"x", producer=("p", 3, 1)))
-    assert (outcome.code, outcome.expected_seq) == (Code.SEQ_GAP, 0)
-
-
-def test_producers_do_not_know_of_each_other() -> None:
-    made = after_seqs(2)
-    assert said(made.do(append(b"q", producer=("q", 0, 0)))) is Result.ACCEPTED
-    assert made.stream(PATH).producers == 2
-
-
-def test_producer_beyond_the_limit_that_the_entry_carries_is_refused() -> None:
-    """CORE 1: settings travel in the entry; CORE 2: else 429."""
-    made = after_seqs(1)
-    assert said(made.do(append(b"q", producer=("q", 0, 0), producers_max=1))) is Code.TOO_MANY_PRODUCERS
-    assert said(made.do(append(b"1", producer=("p", 0, 1), producers_max=1))) is Result.ACCEPTED
-    assert said(made.do(append(b"q", producer=("q", 0, 0), producers_max=2))) is Result.ACCEPTED
-
-
-def test_refused_first_batch_of_a_producer_leaves_no_trace_of_it() -> None:
-    made = replica(create(), append(b"1", stream_seq="b"))
-    made.do(append(b"x", producer=("p", 0, 0), stream_seq="a"))
-    assert producer_key(PATH, "p") not in made.rows
-    assert made.stream(PATH).producers == 0
-
-
-def test_idle_producer_is_forgotten_and_makes_room() -> None:
-    made = after_seqs(1)
-    written_ms = made.now_ms
-    assert said(made.do(forget("p", written_ms + 1), after_ms=5)) is Result.ACCEPTED
-    assert made.stream(PATH).producers == 0
-    assert producer_key(PATH, "p") not in made.rows
-    assert said(made.do(append(b"q", producer=("q", 0, 0), producers_max=1))) is Result.ACCEPTED
-
-
-@pytest.mark.parametrize(
-    ("producer_id", "idle_for_ms", "path"), [("p", 0, PATH), ("nobody", 1, PATH), ("p", 1, "elsewhere")]
-)
-def test_producer_that_wrote_meanwhile_or_is_unknown_is_not_forgotten(
-    producer_id: str, idle_for_ms: int, path: str
-) -> None:
-    made = after_seqs(1)
-    assert said(made.do(forget(producer_id, made.now_ms + idle_for_ms, path=path))) is Result.UNCHANGED
-    assert made.stream(PATH).producers == 1
 
 
 # -- closure (5.3) ---------------------------------------------------------------------------------------------------
@@ -391,90 +262,3 @@ def test_entry_that_names_a_life_reaches_that_life_only(entry: Entry, word: Resu
     """CORE 1: the incarnation that the proposer saw."""
     made = replica(create(nonce=5, ttl_s=60), delete(), create(nonce=6, ttl_s=60))
     assert said(made.do(entry)) is word
-
-
-# -- expiry (5.1, CORE 6) --------------------------------------------------------------------------------------------
-
-TTL_MS = 10_000
-DEADLINE_MS = 11_000  # 1.1 TTL
-
-
-@pytest.mark.parametrize(
-    ("after_ms", "word"), [(DEADLINE_MS - 1, Result.ACCEPTED), (DEADLINE_MS, Code.STREAM_NOT_FOUND)]
-)
-def test_stream_lives_until_a_tenth_beyond_its_ttl(after_ms: int, word: Result | Code) -> None:
-    """CORE 6: the deadline is last activity + 1.1 TTL."""
-    made = replica(create(ttl_s=10))
-    assert said(made.do(append(b"1"), after_ms=after_ms)) is word
-
-
-@pytest.mark.parametrize("renewal", [append(b"1"), touch(), close()], ids=["append", "touch", "close"])
-def test_write_or_read_renews_a_sliding_ttl(renewal: Entry) -> None:
-    made = replica(create(ttl_s=10))
-    made.do(renewal, after_ms=TTL_MS)
-    assert said(made.do(expire(), after_ms=TTL_MS)) is Result.UNCHANGED
-    assert said(made.do(expire(), after_ms=DEADLINE_MS - TTL_MS)) is Result.ACCEPTED
-
-
-@pytest.mark.parametrize(
-    "nothing",
-    [
-        append(b"0", producer=("p", 0, 0)),
-        append(b"9", producer=("p", 0, 9)),
-        append(b"x", content_type="text/plain"),
-        create(ttl_s=10),
-        expire(),
-    ],
-    ids=["duplicate", "gap", "content type", "create again", "expire"],
-)
-def test_refusal_or_duplicate_renews_nothing(nothing: Entry) -> None:
-    """CORE 4: no TTL, no last activity."""
-    made = replica(create(ttl_s=10), append(b"0", producer=("p", 0, 0)))
-    assert not made.do(nothing, after_ms=TTL_MS).changed
-    assert said(made.do(expire(), after_ms=DEADLINE_MS - TTL_MS)) is Result.ACCEPTED
-
-
-def test_absolute_expiry_is_neither_renewed_nor_stretched() -> None:
-    made = replica(create(expires_at_ms=BEGIN_MS + 1000))
-    assert said(made.do(append(b"1"), after_ms=999)) is Result.ACCEPTED
-    assert said(made.do(touch())) is Result.UNCHANGED
-    assert said(made.do(append(b"2"), after_ms=1)) is Code.STREAM_NOT_FOUND
-
-
-@pytest.mark.parametrize("entry", [append(b"x"), close(), delete(), expire(), touch(), forget("p", 0)])
-def test_entry_that_comes_upon_an_overdue_stream_takes_it_away(entry: Entry) -> None:
-    """CORE 6: an entry that names an overdue stream expires it first."""
-    made = replica(create(ttl_s=10, nonce=5))
-    made.do(entry, after_ms=DEADLINE_MS)
-    assert stream_key(PATH) not in made.rows
-    assert made.ended == [(PATH, 5)]
-
-
-def test_create_over_an_overdue_stream_is_a_new_life() -> None:
-    made = replica(create(b"old", ttl_s=10, nonce=5))
-    assert said(made.do(create(b"new", nonce=6), after_ms=DEADLINE_MS)) is Result.CREATED
-    assert made.ended == [(PATH, 5)]
-    assert made.records(PATH) == [b"new"]
-
-
-def test_expire_of_a_stream_that_is_not_there_changes_nothing() -> None:
-    assert said(Replica().do(expire())) is Result.UNCHANGED
-
-
-@pytest.mark.parametrize("path", [PATH, "elsewhere"])
-def test_touch_without_a_sliding_ttl_changes_nothing(path: str) -> None:
-    assert said(replica(create()).do(touch(path=path))) is Result.UNCHANGED
-
-
-def test_stream_with_a_ttl_of_zero_is_gone_at_once() -> None:
-    """5.1: any non-negative integer is a TTL."""
-    made = replica(create(ttl_s=0))
-    assert said(made.do(append(b"1"))) is Code.STREAM_NOT_FOUND
-
-
-def test_producer_row_names_its_life_epoch_and_last_activity() -> None:
-    made = replica(create(nonce=5))
-    made.do(append(b"1", producer=("p", 2, 0)), after_ms=3)
-    row = made.rows[producer_key(PATH, "p")]
-    assert isinstance(row, Producer)
-    assert (row.incarnation, row.epoch, row.sequence.seq, row.active_ms) == (5, 2, 0, BEGIN_MS + 3)
