@@ -8,6 +8,8 @@ import gc
 import pytest
 
 from broker import folded as folded_session
+from broker.materializer import Materializer
+from broker.partition import Partition
 from broker.partitions import Partitioned
 from consumer.plain import encode
 from tests.broker.core.entries import SESSION, chunks, create_session, delete_session, finish, message, stop
@@ -68,6 +70,14 @@ async def answers(partition: Partitioned, first: int, end: int) -> None:
             await partition.checkpoint()
 
 
+async def let_go(partition: Partition, materializer: Materializer) -> None:
+    """Write ninety-nine answers into the session: most of them are in the store only then."""
+    await materializer.follow(SESSION)
+    await answers(partition, 0, 99)
+    await materializer.follow(SESSION)
+    await partition.checkpoint()
+
+
 async def test_r44_of_a_session_that_is_only_written_memory_holds_what_is_new() -> None:
     async with following() as (partition, materializer):
         await do(partition, create_session())
@@ -104,10 +114,7 @@ async def test_what_was_let_go_is_read_once_for_all_who_ask() -> None:
     store = CountingStore()
     async with following(store) as (partition, materializer):
         await do(partition, create_session())
-        await materializer.follow(SESSION)
-        await answers(partition, 0, 99)
-        await materializer.follow(SESSION)
-        await partition.checkpoint()
+        await let_go(partition, materializer)
         await asyncio.gather(*(told(materializer) for _ in range(5)))
         once = store.snapshot_bytes
         await require_fold(partition, materializer)
@@ -117,10 +124,7 @@ async def test_what_was_let_go_is_read_once_for_all_who_ask() -> None:
 async def test_answer_that_was_let_go_is_gone_on_with() -> None:
     async with following() as (partition, materializer):
         await do(partition, create_session(), chunks("cut", 0, b'"a"'), stop("cut"))
-        await materializer.follow(SESSION)
-        await answers(partition, 0, 99)
-        await materializer.follow(SESSION)
-        await partition.checkpoint()
+        await let_go(partition, materializer)
         assert materializer.size_bytes < 40 * folded_session.MESSAGE_BYTES
         await do(partition, chunks("on", 0, b'"b"', message_id="cut", continues="cut"))
         await materializer.follow(SESSION)
@@ -132,10 +136,7 @@ async def test_what_was_let_go_and_cannot_be_read_is_folded_anew(caplog: pytest.
     store = CountingStore()
     async with following(store) as (partition, materializer):
         await do(partition, create_session())
-        await materializer.follow(SESSION)
-        await answers(partition, 0, 99)
-        await materializer.follow(SESSION)
-        await partition.checkpoint()
+        await let_go(partition, materializer)
         store.is_lost = True
         await require_fold(partition, materializer)
         assert "folded anew" in caplog.text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -27,6 +29,32 @@ from tests.broker.core.entries import (
     stop,
 )
 from tests.broker.held import READ_BYTES, HeldJournal, HeldStore, blocked, content, opened, until
+
+SMALL = 20_000
+
+
+async def under_way(partition: Partition, store: HeldStore) -> asyncio.Future[None]:
+    """A checkpoint that the store is about to say it has written, once the test lets it."""
+    store.write_gate.shut()
+    checkpoint = asyncio.ensure_future(partition.checkpoint())
+    await store.write_gate.reached.wait()
+    return checkpoint
+
+
+@asynccontextmanager
+async def full(store: HeldStore, journal: HeldJournal | None = None) -> AsyncIterator[Partition]:
+    """A partition with as much in memory as may be between checkpoints, while none can be written."""
+    journal = journal or HeldJournal()
+    async with opened(journal, store, checkpoint_bytes=SMALL, checkpoint_bytes_max=SMALL) as partition:
+        store.write_gate.shut()
+        await partition.propose(create_session())
+        await partition.propose(chunks("g", 0, b"1"))
+        await partition.propose(create())
+        record = b'"%b"' % (b"x" * 4000)
+        while partition.unstored_bytes < SMALL:
+            await partition.propose(append(record))
+        yield partition
+
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -79,9 +107,7 @@ async def test_change_during_a_checkpoint_that_fails_is_not_covered_by_what_it_h
     async with opened(HeldJournal(), store, rows_max=0) as partition:
         await partition.propose(create(b"1"))
         store.write_errors.append(Unavailable("the disk is full"))
-        store.write_gate.shut()
-        checkpoint = asyncio.ensure_future(partition.checkpoint())
-        await store.write_gate.reached.wait()
+        checkpoint = await under_way(partition, store)
         await partition.propose(append(b"2", producer=("p", 0, 0)))
         store.write_gate.open()
         with pytest.raises(Unavailable):
@@ -97,9 +123,7 @@ async def test_checkpoint_whose_caller_is_cancelled_is_written_once() -> None:
     store = HeldStore()
     async with opened(HeldJournal(), store) as partition:
         await partition.propose(create(b"1"))
-        store.write_gate.shut()
-        caller = asyncio.ensure_future(partition.checkpoint())
-        await store.write_gate.reached.wait()
+        caller = await under_way(partition, store)
         caller.cancel()
         await asyncio.wait((caller,))
         await partition.propose(append(b"2"))
@@ -134,9 +158,7 @@ async def test_write_during_a_checkpoint_belongs_to_the_next_one() -> None:
     store = HeldStore()
     async with opened(HeldJournal(), store) as partition:
         await partition.propose(create(b"1"))
-        store.write_gate.shut()
-        checkpoint = asyncio.ensure_future(partition.checkpoint())
-        await store.write_gate.reached.wait()
+        checkpoint = await under_way(partition, store)
         await partition.propose(append(b"2"))
         assert await content(partition) == b"1,2"
         store.write_gate.open()
@@ -153,9 +175,7 @@ async def test_stream_deleted_while_its_pages_are_being_stored_is_swept_later() 
         await partition.propose(create(b"1"))
         stream = await partition.stream(PATH)
         assert stream is not None
-        store.write_gate.shut()
-        checkpoint = asyncio.ensure_future(partition.checkpoint())
-        await store.write_gate.reached.wait()
+        checkpoint = await under_way(partition, store)
         await partition.propose(delete())
         await partition.propose(create(b"new"))
         store.write_gate.open()
@@ -173,9 +193,7 @@ async def test_two_checkpoints_at_once_are_written_one_after_the_other() -> None
     store = HeldStore()
     async with opened(HeldJournal(), store, rows_max=0) as partition:
         await partition.propose(create(b"1"))
-        store.write_gate.shut()
-        first = asyncio.ensure_future(partition.checkpoint())
-        await store.write_gate.reached.wait()
+        first = await under_way(partition, store)
         await partition.propose(append(b"2"))
         second = asyncio.ensure_future(partition.checkpoint())
         assert await blocked(second)
@@ -223,24 +241,9 @@ async def test_close_may_be_called_again() -> None:
 # -- back-pressure ---------------------------------------------------------------------------------------------------
 
 
-SMALL = 20_000
-
-
-async def full(partition: Partition, store: HeldStore) -> None:
-    """Fill the memory between checkpoints while none can be written."""
-    store.write_gate.shut()
-    await partition.propose(create_session())
-    await partition.propose(chunks("g", 0, b"1"))
-    await partition.propose(create())
-    record = b'"%b"' % (b"x" * 4000)
-    while partition.unstored_bytes < SMALL:
-        await partition.propose(append(record))
-
-
 async def test_append_waits_for_room_and_goes_on_when_a_checkpoint_made_it() -> None:
     store = HeldStore()
-    async with opened(HeldJournal(), store, checkpoint_bytes=SMALL, checkpoint_bytes_max=SMALL) as partition:
-        await full(partition, store)
+    async with full(store) as partition:
         answer = asyncio.ensure_future(partition.propose(append(b"1")))
         await store.write_gate.reached.wait()
         assert await blocked(answer)
@@ -251,9 +254,7 @@ async def test_append_waits_for_room_and_goes_on_when_a_checkpoint_made_it() -> 
 async def test_append_that_finds_no_room_in_time_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """DESIGN 3: appends wait, then get 503."""
     monkeypatch.setattr(limits, "BACK_PRESSURE_WAIT_S", 0.05)
-    store = HeldStore()
-    async with opened(HeldJournal(), store, checkpoint_bytes=SMALL, checkpoint_bytes_max=SMALL) as partition:
-        await full(partition, store)
+    async with full(HeldStore()) as partition:
         with pytest.raises(Overloaded) as refused:
             await partition.propose(append(b"1"))
         assert refused.value.retry_after_ms
@@ -267,17 +268,14 @@ async def test_append_that_finds_no_room_in_time_is_told_to_come_again(monkeypat
 )
 async def test_what_keeps_or_ends_a_generation_has_a_reserve(entry: Entry) -> None:
     """CORE 5: the memory bound stops data only. Otherwise back-pressure kills living generations."""
-    store = HeldStore()
-    async with opened(HeldJournal(), store, checkpoint_bytes=SMALL, checkpoint_bytes_max=SMALL) as partition:
-        await full(partition, store)
+    async with full(HeldStore()) as partition:
         async with asyncio.timeout(1):
             assert (await partition.propose(entry)).code is None
 
 
 async def test_those_who_wait_for_room_are_told_when_the_engine_stops() -> None:
     store, journal = HeldStore(), HeldJournal()
-    async with opened(journal, store, checkpoint_bytes=SMALL, checkpoint_bytes_max=SMALL) as partition:
-        await full(partition, store)
+    async with full(store, journal) as partition:
         answer = asyncio.ensure_future(partition.propose(append(b"1")))
         await blocked(answer)
         journal.stop(EngineStopped("fsync failed"))
@@ -291,9 +289,7 @@ async def test_what_a_checkpoint_has_in_hand_still_counts_as_memory() -> None:
     async with opened(HeldJournal(), store) as partition:
         await partition.propose(create(b"1"))
         unstored = partition.unstored_bytes
-        store.write_gate.shut()
-        checkpoint = asyncio.ensure_future(partition.checkpoint())
-        await store.write_gate.reached.wait()
+        checkpoint = await under_way(partition, store)
         assert partition.unstored_bytes == unstored
         store.write_gate.open()
         await checkpoint

@@ -2,83 +2,17 @@
 
 import asyncio
 import gzip
-import logging
 import re
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, given, settings, strategies as st
-from msgspec.structs import replace
 
-from broker import App, Settings, create_app, limits
-from broker.errors import EngineStopped
-from broker.http import fast_path, streams
-from broker.http.fast_reads import protocol
-from broker.http.request import Receive
-from broker.http.response import Send
-from broker.partition import Partition
+from tests.broker.http.served import CRLF, Answer, exchange, request, serving
 
-Answer = tuple[int, dict[str, str], bytes]
-CRLF = b"\r\n"
-IN_MEMORY = Settings(engine="memory")
 LONG = "x" * 300
 """More than any header that is kept may have."""
-
-
-class Served(NamedTuple):
-    """A broker and its port."""
-
-    app: App
-    port: int
-
-
-@asynccontextmanager
-async def serving(
-    *, fast: bool, whole: bool = True, idle_s: int = 60, settings: Settings = IN_MEMORY
-) -> AsyncIterator[Served]:
-    """A broker behind uvicorn, with the fast path or without; `whole`: as bodies come, else in two parts."""
-    app = create_app(settings)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app if whole else in_parts(app),
-        http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=idle_s,
-        limit_concurrency=settings.connections_max,
-    )
-    server = uvicorn.Server(config)
-    async with app.running():
-        task = asyncio.create_task(server._serve([listener]))  # noqa: SLF001 -- `serve` takes over the signals
-        while not server.started:  # noqa: ASYNC110 -- uvicorn has no event for it
-            await asyncio.sleep(0.005)
-        try:
-            yield Served(app, listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            await task
-
-
-def in_parts(app: App) -> Any:
-    """An application that tells of each request first that its body has begun: no append is plain there."""
-
-    async def parted(scope: Any, receive: Receive, send: Send) -> None:
-        begun = iter([{"type": "http.request", "body": b"", "more_body": True}])
-
-        async def receive_in_parts() -> Any:
-            return next(begun, None) or await receive()
-
-        await app(scope, receive_in_parts, send)
-
-    return parted
 
 
 @pytest.fixture(scope="module")
@@ -115,41 +49,6 @@ def each() -> Any:
     loop.call_soon(stop.set)
     loop.run_until_complete(task)
     loop.close()
-
-
-def request(method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: broker", f"content-length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join(lines).encode("latin-1") + CRLF + CRLF + body
-
-
-async def exchange(port: int, raw: bytes, answers: int, piece_bytes: int) -> list[Answer]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        async with asyncio.timeout(10):
-            for start in range(0, len(raw), piece_bytes):
-                writer.write(raw[start : start + piece_bytes])
-                await writer.drain()
-                await asyncio.sleep(0)  # let the other side take it by itself
-            return [await read_answer(reader) for _ in range(answers)]
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def read_answer(reader: asyncio.StreamReader) -> Answer:
-    """The next answer, without what differs between any two: dates, ids, and incarnations."""
-    head = (await reader.readuntil(CRLF + CRLF)).decode("latin-1")
-    status_line, *lines = head.strip().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
-    for name in ("date", "x-request-id", "content-length", "etag"):
-        headers.pop(name, None)
-    headers = {name: re.sub(r"_[0-9a-f]{16}", "_life", value) for name, value in headers.items()}
-    body = re.sub(rb'"requestId":"[^"]*"', b'"requestId":""', re.sub(rb"_[0-9a-f]{16}", b"_life", body))
-    body = re.sub(rb'"createdAt":"[^"]*"', b'"createdAt":""', body)
-    return int(status_line.split()[1]), headers, body
 
 
 headers_of_appends = st.fixed_dictionaries(
@@ -292,152 +191,3 @@ async def test_an_idle_connection_is_closed_and_each_answer_begins_the_wait_anew
         assert await asyncio.wait_for(reader.read(), 5) == b""
         assert clock() - last_s >= 0.9
         writer.close()
-
-
-# -- what a broker keeps of them ------------------------------------------------------------------------------------
-
-JSON = {"content-type": "application/json"}
-P0 = {**JSON, "producer-id": "p", "producer-epoch": "0", "producer-seq": "0"}
-STORY = [
-    request("PUT", "/v1/stream/a", b"", JSON),
-    request("POST", "/v1/stream/a", b"[1,2]", JSON),
-    request("POST", "/v1/stream/a", b"[3]", P0),
-    request("POST", "/v1/stream/a", b"[3]", P0),  # a copy
-    request("POST", "/v1/stream/a", b"[4]", {**P0, "producer-seq": "7"}),  # a gap
-    request("POST", "/v1/stream/a", b"[", JSON),
-    request("POST", "/v1/stream/a", b"text", {"content-type": "text/plain"}),
-    request("POST", "/v1/stream/none", b"[1]", JSON),
-    request("POST", "/v1/stream/a", b"[5]", {**JSON, "stream-closed": "true"}),
-    request("POST", "/v1/stream/a", b"[6]", JSON),
-]
-"""Everything that an append can come to."""
-STATUSES = [201, 204, 200, 204, 409, 400, 409, 404, 204, 409]
-BATCHES = "/v1/sessions/s/generations/g/chunks"
-STORY += [
-    request("PUT", "/v1/sessions/s", b"", {}),
-    request("POST", BATCHES, b"[1,2]", {**JSON, "producer-seq": "0"}),
-    request("POST", BATCHES, b"3", {**JSON, "producer-seq": "1", "txid": "t"}),
-    request("POST", BATCHES, b"3", {**JSON, "producer-seq": "1"}),  # a copy
-    request("POST", BATCHES, b"4", {**JSON, "producer-seq": "1"}),  # no copy
-    request("POST", BATCHES, b"5", {**JSON, "producer-seq": "7"}),  # a gap
-    request("POST", BATCHES, b"[]", {**JSON, "producer-seq": "2"}),
-    request("POST", BATCHES, b"6", JSON),
-    request("POST", "/v1/sessions/none/generations/g/chunks", b"7", {**JSON, "producer-seq": "0"}),
-    request("POST", "/v1/sessions/s/generations/other/chunks", b"8", {**JSON, "producer-seq": "0"}),  # takes over
-    request("POST", BATCHES, b"9", {**JSON, "producer-seq": "2"}),
-]
-STATUSES += [201, 200, 200, 200, 409, 409, 400, 400, 404, 200, 403]
-NOT_THE_SAME = re.compile(r"streamfold_(checkpoints|unstored_bytes|commits|records_folded|folded)")
-"""Metrics that depend on when a checkpoint was, or a round of the materializer."""
-
-
-async def scraped(port: int) -> list[str]:
-    """The metrics, but for those that differ between any two brokers."""
-    [(status, _, body)] = await exchange(port, request("GET", "/metrics", b"", {}), 1, 1_000_000)
-    assert status == 200
-    return [line for line in body.decode().splitlines() if not NOT_THE_SAME.search(line)]
-
-
-async def test_both_ways_are_counted_the_same() -> None:
-    seen = []
-    for fast in (True, False):
-        async with serving(fast=fast) as served:
-            answers = [(await exchange(served.port, raw, 1, 1_000_000))[0] for raw in STORY]
-            assert [status for status, _, _ in answers] == STATUSES
-            seen.append((answers, await scraped(served.port)))
-    assert seen[0] == seen[1]
-    assert 'streamfold_responses_total{status="4xx"} 11.0' in seen[0][1]
-    assert 'streamfold_entries_total{kind="append",result="duplicate"} 1.0' in seen[0][1]
-
-
-async def test_a_bug_is_one_500_and_is_logged_and_counted_the_same(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def stumble(*_: object) -> None:
-        raise ZeroDivisionError
-
-    seen = []
-    for fast in (True, False):
-        caplog.clear()
-        async with serving(fast=fast) as served:
-            await exchange(served.port, STORY[0], 1, 1_000_000)
-            with monkeypatch.context() as patched:
-                for module in (fast_path, streams):
-                    patched.setattr(module, "answer", stumble)
-                raw = request("POST", "/v1/stream/a", b"[1]", {**JSON, "x-request-id": "mine"})
-                [bug] = await exchange(served.port, raw, 1, 1_000_000)
-            [after] = await exchange(served.port, STORY[1], 1, 1_000_000)
-            told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
-            seen.append((bug, after, told, await scraped(served.port)))
-    assert seen[0] == seen[1]
-    assert (seen[0][0][0], seen[0][1][0]) == (500, 204)
-    assert seen[0][2] == [("streamfold.http", "ERROR", "request mine failed")]
-    assert "streamfold_unexpected_errors_total 1.0" in seen[0][3]
-
-
-async def test_neither_way_logs_an_append_that_is_answered(caplog: pytest.LogCaptureFixture) -> None:
-    """A line for each would cost more than the append, and could hold what nobody is to read."""
-    caplog.set_level(logging.INFO)
-    for fast in (True, False):
-        async with serving(fast=fast) as served:
-            caplog.clear()
-            for raw in STORY:
-                await exchange(served.port, raw, 1, 1_000_000)
-            assert caplog.records == []
-
-
-@pytest.mark.parametrize(
-    ("body_bytes", "status"), [(1_000, 204), (1_001, 413), (70_000, 413)], ids=["at", "above", "far above"]
-)
-async def test_the_limit_of_a_body_is_the_same(body_bytes: int, status: int) -> None:
-    seen = []
-    for fast in (True, False):
-        async with serving(fast=fast, settings=replace(IN_MEMORY, body_bytes_max=1_000)) as served:
-            await exchange(served.port, STORY[0], 1, 1_000_000)
-            raw = request("POST", "/v1/stream/a", b'"%b"' % (b"x" * (body_bytes - 2)), JSON)
-            seen.append(await exchange(served.port, raw, 1, 1_000_000))
-    assert seen[0] == seen[1]
-    assert seen[0][0][0] == status
-
-
-async def test_a_broker_without_room_refuses_both_after_the_same_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BACK_PRESSURE_WAIT_S", 0.05)
-    seen = []
-    for fast in (True, False):
-        async with serving(fast=fast) as served:
-            await exchange(served.port, STORY[0], 1, 1_000_000)
-            with monkeypatch.context() as patched:
-                patched.setattr(limits, "IN_FLIGHT_ENTRIES_MAX", 0)
-                [refused] = await exchange(served.port, STORY[1], 1, 1_000_000)
-            [taken] = await exchange(served.port, STORY[1], 1, 1_000_000)
-            seen.append((refused, taken, await scraped(served.port)))
-    assert seen[0] == seen[1]
-    assert (seen[0][0][0], seen[0][1][0]) == (503, 204)
-
-
-async def test_an_engine_that_stopped_refuses_both() -> None:
-    seen = []
-    for fast in (True, False):
-        async with serving(fast=fast) as served:
-            await exchange(served.port, STORY[0], 1, 1_000_000)
-            assert isinstance(served.app.partition, Partition)
-            served.app.partition.failure = EngineStopped("the disk is gone")
-            answers = await exchange(served.port, STORY[1] + STORY[1], 2, 1_000_000)
-            seen.append((answers, await scraped(served.port)))
-    assert seen[0] == seen[1]
-    assert [status for status, _, _ in seen[0][0]] == [503, 503]
-
-
-async def test_the_limit_of_connections_is_the_same() -> None:
-    seen = []
-    for fast in (True, False):
-        async with serving(fast=fast, settings=replace(IN_MEMORY, connections_max=3)) as served:
-            await exchange(served.port, STORY[0], 1, 1_000_000)
-            idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(2)]
-            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(STORY[1])
-            seen.append(await asyncio.wait_for(reader.readuntil(CRLF), 10))
-            for _, open_writer in [*idle, (reader, writer)]:
-                open_writer.close()
-                await open_writer.wait_closed()
-    assert seen == [b"HTTP/1.1 503 Service Unavailable\r\n"] * 2

@@ -11,10 +11,9 @@ import pytest
 
 from broker import Settings
 from broker.http.sse import KEEP_ALIVE
-from tests.broker.http.test_fast_path import CRLF, Answer, Served, exchange, request, serving
+from tests.broker.http.served import CRLF, JSON, Answer, Served, exchange, request, serving
 from tests.eventually import eventually
 
-JSON = {"content-type": "application/json"}
 TEXT = {"content-type": "text/plain"}
 BINARY = {"content-type": "application/octet-stream"}
 LARGE = b"[" + b",".join([b'"%b"' % (b"x" * 1000)] * 500) + b"]"
@@ -78,7 +77,7 @@ class Listener:
 async def ask(
     served: Served, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> Answer:
-    [answer] = await exchange(served.port, request(method, path, body, headers or {}), 1, 1_000_000)
+    [answer] = await exchange(served.port, request(method, path, body, headers or {}))
     assert answer[0] < 400, answer
     return answer
 
@@ -144,7 +143,7 @@ async def test_read_that_makes_no_sense_is_refused(served: Served, query: str, c
 
 async def test_stream_that_is_not_there_is_told(served: Served) -> None:
     raw = b"GET /v1/stream/none?offset=-1&live=sse HTTP/1.1\r\nhost: broker\r\n\r\n"
-    [(status, headers, body)] = await exchange(served.port, raw, 1, 1_000_000)
+    [(status, headers, body)] = await exchange(served.port, raw)
     assert (status, headers["content-type"]) == (404, "application/problem+json")
     assert b"STREAM_NOT_FOUND" in body
 
