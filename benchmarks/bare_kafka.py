@@ -19,16 +19,24 @@ POLL_MS: Final = 1_000
 
 
 class BareKafka:
-    """One record at a time through partition 0 of a topic, made as a node makes it. Of all partitions it reads."""
+    """One record at a time through a partition of a topic, made as a node makes it. Of all partitions it reads.
 
-    def __init__(self, topic: KafkaTopic) -> None:
+    With `led_by` it is one that this node of Kafka leads, else the first.
+    """
+
+    def __init__(self, topic: KafkaTopic, led_by: int | None = None) -> None:
         self._topic = topic
+        self._led_by = led_by
+        self._partition = 0
         self._producer = new_producer(topic)
         self._consumer = new_consumer(topic)
         self._read_offset = -1
 
     async def __aenter__(self) -> Self:
         await ensure_topic(self._topic)
+        if self._led_by is not None:
+            [described] = await _described(self._topic)
+            self._partition = next(p["partition"] for p in described["partitions"] if p["leader"] == self._led_by)
         await self._producer.start()
         await self._consumer.start()
         places = [TopicPartition(self._topic.name, number) for number in range(self._topic.partitions)]
@@ -45,7 +53,7 @@ class BareKafka:
 
     async def round_trip(self, payload: bytes) -> None:
         """Return when a record is confirmed and read. Raises KafkaError."""
-        sent = await self._producer.send(self._topic.name, payload, partition=0)
+        sent = await self._producer.send(self._topic.name, payload, partition=self._partition)
         await self._read()
         offset = (await sent).offset
         while self._read_offset < offset:

@@ -41,6 +41,7 @@ from benchmarks.scenario import Busy
 from benchmarks.server import Server
 from benchmarks.workload import Invalid, ToStreams, batch
 from broker.journal.kafka_topic import KafkaTopic
+from broker.partitions import place_of
 from tests.kafka.cluster import KafkaCluster, KafkaFailedError
 
 PARTITIONS: Final = 8
@@ -126,7 +127,7 @@ def measure_turns(plan: Plan, folder: Path) -> Turns:
         topic = KafkaTopic(kafka.bootstrap, "turns", PARTITIONS)
         with _nodes(topic, folder, plan.nodes) as nodes:
             work = _Work(nodes[0].port, ToStreams(10, 1, "latency"))
-            turns = runner.run(_by_turns(plan, kafka, nodes, work))
+            turns = runner.run(_by_turns(plan, kafka, topic, nodes, work))
         _start(topic, folder / "new", [work])
     return turns
 
@@ -162,7 +163,7 @@ def _steady(
         port = nodes[0].port
         one = _Work(port, ToStreams(10, 1, "latency"))
         many = [_Work(port, ToStreams(chunks, CONNECTIONS, f"of-{chunks}")) for chunks in CHUNKS]
-        turns = runner.run(_by_turns(plan, kafka, nodes, one))
+        turns = runner.run(_by_turns(plan, kafka, topic, nodes, one))
         carried = _carried(plan, kafka, nodes, many, runner)
     works = [one, *many]
     catch_up = _caught_up(plan, folder, topic, works)
@@ -181,12 +182,14 @@ def _caught_up(plan: Plan, folder: Path, topic: KafkaTopic, works: Sequence[_Wor
     return CatchUp(entries, sent_bytes / 1e6, with_all, with_nothing)
 
 
-async def _by_turns(plan: Plan, kafka: KafkaCluster, nodes: Sequence[Server], work: _Work) -> Turns:
+async def _by_turns(plan: Plan, kafka: KafkaCluster, topic: KafkaTopic, nodes: Sequence[Server], work: _Work) -> Turns:
     ack_ms: list[list[float]] = []
     bare_ms: list[list[float]] = []
     busy = Busy(nodes[0], [*kafka.pids, *(node.pid for node in nodes[1:])])
     payload = batch(0, work.workload.chunks)
-    async with BareKafka(KafkaTopic(kafka.bootstrap, "bare", PARTITIONS)) as bare:
+    # Each node of Kafka is a JVM that gets faster with what it has done: both ways go through the same one.
+    leader = await leader_of(topic, place_of(work.workload.path(0), PARTITIONS))
+    async with BareKafka(KafkaTopic(kafka.bootstrap, "bare", PARTITIONS), led_by=leader) as bare:
         for turn in range(WARM_UP_TURNS + plan.turns):
             if turn == WARM_UP_TURNS:
                 busy.begin()

@@ -109,8 +109,12 @@ class ToStreams:
         for target, count in zip(self._targets(), acknowledged, strict=True):
             _compare(target, _records(port, target), count, self.chunks)
 
+    def path(self, connection: int) -> str:
+        """Of the stream that a connection appends to."""
+        return f"{self._folder}/{connection}"
+
     def _targets(self) -> list[str]:
-        return [f"/v1/stream/{self._folder}/{connection}" for connection in range(self.connections)]
+        return [f"/v1/stream/{self.path(connection)}" for connection in range(self.connections)]
 
 
 class ToNothing(ToStreams):

@@ -225,6 +225,9 @@ KAFKA_START_S: Final = 3 * KAFKA_REQUEST_MS / 1000
 KAFKA_FETCH_WAIT_MS: Final = 200
 """How long a fetch waits for records. Partitions that are not in it wait behind it; and each that ends without any is
 work for a node that has nothing to do."""
+KAFKA_FETCH_PAUSE_MS: Final = 10
+"""Between two fetches from a broker, unless somebody waits for what the next one brings: how much later than it could a
+node sees what another one writes, at most, where records come more often than that."""
 KAFKA_METADATA_MS: Final = 15_000
 """How old the knowledge of who leads what may become without an error to correct it."""
 KAFKA_FETCH_BYTES: Final = 16 * MIB

@@ -24,6 +24,7 @@ from broker.journal.kafka_clients import (
     ClientFailed,
     Departing,
     Together,
+    connections,
     heard,
     is_cancelled,
     new_consumer,
@@ -32,6 +33,7 @@ from broker.journal.kafka_clients import (
     told,
 )
 from broker.journal.kafka_feed import Feed
+from broker.journal.kafka_fetches import Fetches
 from broker.journal.kafka_topic import KafkaTopic, administered, ensure_topic
 from broker.journal.shared_log import LogLost, LogRecord, LogTruncated
 
@@ -46,6 +48,8 @@ _LOOK_AGAIN_S: Final = 0.1
 _SILENCE_S_MAX: Final = 2 * _POLL_MS / 1000
 """Between two looks of the consumer, or a question and its answer: in a longer one another replica may have come to
 lead, one that lacks what was read."""
+_LOG_APPEND_TIME: Final = 1
+"""A type of time stamps: the broker's."""
 _ANSWER_S_MAX: Final = 3 * limits.KAFKA_REQUEST_MS / 1000
 """Clients answer within twice their request timeout, mostly; this is for when they do not."""
 
@@ -68,6 +72,7 @@ class Kafka:
         self._ends = Together(partial(self._bounds, end=True))
         self._consumer: Any = None
         self._feeds: dict[int, Feed] = {}
+        self._fetches = Fetches(self._is_waited_for)
         self._opening = asyncio.Lock()
         self._consuming: asyncio.Task[None] | None = None
         self._looked_at = 0.0  # when the consumer was last asked, by the event loop's clock
@@ -114,7 +119,9 @@ class Kafka:
 
     async def _made_consumer(self) -> Any:
         """A consumer of all partitions, each where its log wants to go on; paused where none reads."""
-        consumer = await started(new_consumer(self.topic))
+        consumer = new_consumer(self.topic)
+        self._fetches.heed(connections(consumer))
+        consumer = await started(consumer)
         all_partitions = [self.place(partition) for partition in range(self.topic.partitions)]
         consumer.assign(all_partitions)
         for place in all_partitions:
@@ -276,21 +283,47 @@ class Kafka:
             self._doubt(*partitions)
         return bounds
 
-    async def append(self, partition: int, data: bytes) -> int:
-        """As `SharedLog.append`."""
+    async def append(self, feed: Feed, data: bytes) -> int:
+        """As `SharedLog.append`; if nothing came between, the record is fed at once, and read back later."""
 
-        async def question(producer: Any) -> int:
-            sent = await producer.send(self.topic.name, data, partition=partition)
+        async def question(producer: Any) -> Any:
+            sent = await producer.send(self.topic.name, data, partition=feed.partition)
             sent.add_done_callback(heard)
             # Not cancelled with whoever waits: the record may be under way, and its place is needed to settle it.
             await asyncio.wait((sent,))
-            return int(sent.result().offset)
+            return sent.result()
 
+        asked_at = asyncio.get_running_loop().time()
+        feed.is_awaited = feed.was_overtaken
+        self._hurry(feed)
         try:
-            return await self._producer.ask(question, _ANSWER_S_MAX)
+            confirmed = await self._producer.ask(question, _ANSWER_S_MAX)
         except ClientFailed as error:
-            self._doubt(partition)
+            self._doubt(feed.partition)
             raise OutcomeUnknown(f"Kafka has not confirmed it: {error}") from error
+        finally:
+            feed.is_awaited = False
+        feed.note_end(confirmed.offset + 1)
+        if self._is_certain(feed.partition, asked_at) and confirmed.timestamp_type == _LOG_APPEND_TIME:
+            feed.confirm(LogRecord(confirmed.offset, confirmed.timestamp, data))
+        self._hurry(feed)
+        return int(confirmed.offset)
+
+    def _is_certain(self, partition: int, asked_at: float) -> bool:
+        """Whether who has just answered what was asked then also has all that was read of the partition before.
+
+        Else another replica may have come to lead meanwhile, and only reading on, or looking back, tells what it has.
+        """
+        is_fresh = asyncio.get_running_loop().time() <= asked_at + _SILENCE_S_MAX
+        return is_fresh and self._fetches.has_heard_of(partition, _SILENCE_S_MAX)
+
+    def _hurry(self, feed: Feed) -> None:
+        if feed.is_waited_for:
+            self._fetches.hurry()
+
+    def _is_waited_for(self) -> bool:
+        """Whether there is anything to be read that should not wait for the next fetch."""
+        return any(feed.is_waited_for for feed in self._feeds.values())
 
     def _doubt(self, *partitions: int) -> None:
         """Something has happened under which these may have lost records."""
@@ -347,9 +380,7 @@ class KafkaLog:
 
     async def append(self, data: bytes) -> int:
         """As in `SharedLog`."""
-        position = await self._kafka.append(self._partition, data)
-        self.feed.note_end(position + 1)
-        return position
+        return await self._kafka.append(self.feed, data)
 
     async def trim(self, position: int) -> None:
         """As in `SharedLog`."""

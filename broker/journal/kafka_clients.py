@@ -163,7 +163,7 @@ class Together:
 
 async def started(client: Any) -> Any:
     """The client, connected. Raises ClientFailed; nothing of it is left then."""
-    _pace(_connections(client))
+    _pace(connections(client))
     try:
         async with asyncio.timeout(limits.KAFKA_START_S):
             await client.start()
@@ -182,7 +182,7 @@ async def let_go(client: Any) -> None:
     # It waits for what does not come, the producer for its records. What it holds of the system is given back.
     if isinstance(client, AIOKafkaProducer):
         await _is_done(client._sender.close())  # noqa: SLF001 -- there is no other way to end its task
-    await _is_done(_connections(client).close())
+    await _is_done(connections(client).close())
 
 
 async def _is_done(stop: Awaitable[None]) -> bool:
@@ -218,14 +218,14 @@ def told(error: BaseException, waited_s: float) -> str:
     return str(error) or repr(error)
 
 
-def _connections(client: Any) -> Any:
+def connections(client: Any) -> Any:
     """What it reaches Kafka by."""
     return client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001 -- it is not shown
 
 
-def _pace(connections: Any) -> None:
+def _pace(reached_by: Any) -> None:
     """Let it ask who leads what no more often than each _METADATA_PAUSE_S: see 2."""
-    update = connections._metadata_update  # noqa: SLF001 -- there is no option, and all who want to know come by here
+    update = reached_by._metadata_update  # noqa: SLF001 -- there is no option, and all who want to know come by here
     asked_at = -_METADATA_PAUSE_S
 
     async def paced(*arguments: Any) -> Any:
@@ -235,7 +235,7 @@ def _pace(connections: Any) -> None:
         asked_at = now()
         return await update(*arguments)
 
-    connections._metadata_update = paced  # noqa: SLF001 -- as above
+    reached_by._metadata_update = paced  # noqa: SLF001 -- as above
 
 
 def new_producer(topic: KafkaTopic) -> Any:

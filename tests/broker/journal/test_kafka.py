@@ -101,7 +101,68 @@ async def test_consumer_that_stopped_for_good_is_made_anew_and_misses_nothing(to
         for number in range(1, 4):
             await log.append(b"%d" % number)
         assert await read(log, 3) == [b"1", b"2", b"3"]
-        assert kafka.rebuilds == 1
+
+        async def is_made_anew() -> bool:
+            return kafka.rebuilds == 1
+
+        await eventually(is_made_anew)
+
+
+async def test_own_record_is_had_before_a_fetch_brings_it(topic: KafkaTopic) -> None:
+    """Where nobody wrote between: its confirmation tells all that the fetch will."""
+    async with opened(topic) as (kafka, log):
+        await log.append(b"0")
+        assert await read(log, 1) == [b"0"]
+        kafka._consumer.pause(kafka.place(0))  # noqa: SLF001 -- nothing is fetched from here on
+        await log.append(b"1")
+        assert await read(log, 1) == [b"1"]
+        kafka._consumer.resume(kafka.place(0))  # noqa: SLF001 -- as above
+
+        async def is_read_back() -> bool:
+            return not log.feed.is_behind
+
+        await eventually(is_read_back)
+        await log.append(b"2")
+        assert await read(log, 1) == [b"2"]
+        assert kafka.rebuilds == 0
+
+
+async def test_own_record_behind_one_of_others_is_had_without_a_pause(
+    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.journal.kafka_fetches._PAUSE_S", 60.0)
+    async with opened(topic) as (_, log), opened(topic) as (_, other):
+        await other.append(b"0")
+        assert await read(log, 1) == [b"0"]  # from here on fetches pause
+        await other.append(b"1")
+        await log.append(b"2")
+        assert await read(log, 2) == [b"1", b"2"]
+
+
+async def test_records_of_others_that_come_all_the_time_are_fetched_some_at_a_time(
+    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.journal.kafka_fetches._PAUSE_S", 0.1)
+    producer = await started(new_producer(topic))
+    found: list[bytes] = []
+    takes = 0
+    async with opened(topic) as (_, log), asyncio.timeout(30):
+
+        async def write() -> None:
+            for number in range(100):
+                await producer.send_and_wait(topic.name, b"%d" % number, partition=0)
+                await asyncio.sleep(0.005)  # they come one by one
+
+        begun_at = asyncio.get_running_loop().time()
+        writing = asyncio.create_task(write())
+        while len(found) < 100:
+            found += [record.data for record in await log.read()]
+            takes += 1
+        took_s = asyncio.get_running_loop().time() - begun_at
+        await writing
+    await let_go(producer)
+    assert found == [b"%d" % number for number in range(100)]
+    assert takes <= took_s / 0.1 + 2
 
 
 async def test_clients_that_answer_no_more_are_made_anew(topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch) -> None:
