@@ -325,9 +325,10 @@ async def tokens(folder: Path) -> AsyncGenerator[Round]:
 _TOKENS: Final = (
     Stage("from the socket's bytes on", ("broker.http.fast_path:AppendProtocol.data_received",)),
     Stage("line to entry", ("broker.http.upload:Upload.put_at_once",)),
-    *_APPLIED,
+    Stage("gather; propose together", ("broker.http.gathering:Gathering.add", "broker.http.gathering:Gathering.flush")),
+    *_APPLIED[1:],
     Stage("what the upload makes of the outcome", ("broker.http.upload:Upload.told",)),
-    Stage("the ack", ("broker.http.upload:Upload._tell_ack",)),
+    Stage("the ack", ("broker.http.upload:Upload.tell",)),
     Stage("fold into messages", ("consumer.session:SessionFold.add",)),
     *_BESIDE,
 )

@@ -29,6 +29,10 @@ ENTRY_BYTES = 512
 """What an applied entry costs in memory besides its data: rows and receipts, roughly."""
 
 
+_OF_STREAM, _OF_SESSION, _OF_SUBSCRIPTION = b"sSw"
+"""What the keys of these rows begin with."""
+
+
 class Counts:
     """What the partition has done, as plain numbers for the metrics to read."""
 
@@ -132,11 +136,17 @@ class Applied:
         return outcome
 
     def _count(self, entry: Entry, outcome: Outcome) -> None:
-        self.counts.outcomes[entry.kind, outcome.code or outcome.result] += 1
         if not outcome.changed:
-            self._doubt(entry.path)
-        elif self._doubtful:
+            self._count_idle(entry, outcome)
+            return
+        self.counts.outcomes[entry.kind, outcome.result] += 1
+        if self._doubtful:
             self._doubtful.discard(entry.path)
+
+    def _count_idle(self, entry: Entry, outcome: Outcome) -> None:
+        """One that changed nothing."""
+        self.counts.outcomes[entry.kind, outcome.code or outcome.result] += 1
+        self._doubt(entry.path)
         if outcome.code is Code.TOO_MANY_PRODUCERS:
             self.crowded.add(entry.path)
 
@@ -156,18 +166,21 @@ class Applied:
         self._rows.install(puts)
         self._unstored_bytes += ENTRY_BYTES
         for key, row in puts.items():
-            self._note(key, row)
-            if key[:1] == b"S":
-                self.recent.change(key[1:].decode(), self.number, self._index + 1)
+            if key[0] == _OF_SESSION:
+                path = key[1:].decode()
+                self._note_session(path, row)
+                self.recent.change(path, self.number, self._index + 1)
+            else:
+                self._note(key, row)
         if self._watches:
-            for key in puts:
-                self._watches.wake(key)
+            self._watches.wake_those(puts)
 
     def _append(self, path: str, incarnation: int, page: Page) -> None:
         self._log.append(path, incarnation, page)
-        self._unstored_bytes += len(page.data) + len(page.lengths)
-        self.counts.appended_records += page.end - page.start if page.lengths else 1
-        self.counts.appended_bytes += len(page.data)
+        counts, data_bytes, lengths_bytes = self.counts, len(page.data), len(page.lengths)
+        self._unstored_bytes += data_bytes + lengths_bytes
+        counts.appended_records += page.end - page.start if lengths_bytes else 1
+        counts.appended_bytes += data_bytes
         if self.observe is not None:
             self.observe(path)
         if self.subscriptions and self.subscribers is not None:
@@ -181,13 +194,13 @@ class Applied:
 
     def _note(self, key: Key, row: Row | None) -> None:
         """Keep in view what somebody must look after."""
-        kind = key[:1]
-        if kind == b"s":
+        kind = key[0]
+        if kind == _OF_STREAM:
             if isinstance(row, Stream) and (row.ttl_s is not None or row.expires_at_ms is not None):
                 self._mortal.add(key[1:].decode())
-        elif kind == b"S":
+        elif kind == _OF_SESSION:
             self._note_session(key[1:].decode(), row)
-        elif kind == b"w":
+        elif kind == _OF_SUBSCRIPTION:
             self._note_subscription(key[1:].decode(), row)
 
     def _note_orphan(self, path: str, life: int) -> None:

@@ -24,7 +24,7 @@ from broker.core.outcome import Outcome
 from broker.core.state import Key
 from broker.errors import EngineStopped, OutcomeUnknown, Unavailable
 from broker.journal import Commit, Journal, Refused
-from broker.proposals import Proposal, Waiter
+from broker.proposals import Proposal, Proposer, Waiter
 from broker.store import Snapshot, Store
 from broker.writable import Writable
 
@@ -37,6 +37,13 @@ async def _no_snapshots() -> list[Snapshot]:
 
 def _ignored(_: list[Snapshot]) -> None:
     pass
+
+
+def _nothing() -> None:
+    pass
+
+
+_Told = tuple[Proposal | Proposer, Entry, Outcome]
 
 
 class Partition(Writable):
@@ -59,6 +66,8 @@ class Partition(Writable):
         self.snapshots_stored: Callable[[list[Snapshot]], None] = _ignored
         """The materializer's: gives what is to ride in the checkpoint that is about to be frozen; is told of it once
         that is durable, in their order, and must be quick."""
+        self.all_told: Callable[[], None] = _nothing
+        """Called when everybody has been told of a commit. Must be quick, and never raises."""
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoints = Checkpoints(
             self,
@@ -220,8 +229,7 @@ class Partition(Writable):
     def _missing(self, commit: Commit) -> list[Key]:
         rows, missing = self._rows.held, []
         for entry in commit.entries:
-            proposal = self._proposals.of(entry)
-            for key in keys(entry) if proposal is None else proposal.keys:
+            for key in self._proposals.keys_of(entry):
                 if key not in rows:
                     missing.append(key)  # noqa: PERF401 -- two nested loops read better than one comprehension
         return missing
@@ -229,7 +237,7 @@ class Partition(Writable):
     def _apply_commit(self, commit: Commit) -> None:
         self.counts.commits += 1
         outcomes: list[Outcome] = []
-        told: list[tuple[Waiter, Outcome]] = []
+        told: list[_Told] = []
         stale: list[tuple[Proposal, Entry]] = []
         for index, entry in enumerate(commit.entries, commit.first_index):
             try:
@@ -240,18 +248,19 @@ class Partition(Writable):
                 self._stopped(EngineStopped(f"entry {index} cannot be applied: {error!r}"))
                 return
             proposal = self._proposals.take(entry)
-            if proposal is not None:
-                if proposal.stamped and self._is_stale(entry, outcome) and not proposal.waiter.done():
-                    stale.append((proposal, entry))
-                else:
-                    told.append((proposal.waiter, outcome))
+            if isinstance(proposal, Proposal) and proposal.stamped and self._is_stale(entry, outcome):
+                stale.append((proposal, entry))
+            elif proposal is not None:
+                told.append((proposal, entry, outcome))
             outcomes.append(outcome)
         # Not by turns with applying: each would have the other's code and data leave the caches, a sixth of a request.
         _tell(told)
+        self.all_told()
         if not self._is_alone:
             self._journal.applied(commit, outcomes)
             for proposal, entry in stale:
-                self.propose_for(proposal.waiter, msgspec.structs.replace(entry, incarnation=ANY))
+                if not proposal.waiter.done():
+                    self.propose_for(proposal.waiter, msgspec.structs.replace(entry, incarnation=ANY))
         if self._unstored_bytes - self._frozen_bytes >= self._checkpoint_bytes:
             self._checkpoints.hurry()
         self._rows.bound(self._needed)
@@ -270,13 +279,12 @@ class Partition(Writable):
         self._room.set()
 
 
-def _tell(told: list[tuple[Waiter, Outcome]]) -> None:
-    for waiter, outcome in told:
-        if not waiter.done():
-            try:
-                waiter.set_result(outcome)
-            except Exception:  # a bug of its own, which must not keep from others what is durable
-                log.exception("one who waited for an entry could not be told")
+def _tell(told: list[_Told]) -> None:
+    for proposal, entry, outcome in told:
+        try:
+            proposal.told(entry, outcome)
+        except Exception:  # a bug of its own, which must not keep from others what is durable
+            log.exception("one who waited for an entry could not be told")
 
 
 __all__ = ["Partition", "Subscribers", "Waiter"]

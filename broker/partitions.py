@@ -21,6 +21,7 @@ from broker.core.page import Page
 from broker.core.state import Generation, Session, Stream
 from broker.log import Log
 from broker.partition import Partition, Subscribers, Waiter
+from broker.proposals import Proposer, Together
 from broker.store import Snapshot
 from broker.watches import Watcher
 
@@ -183,6 +184,20 @@ class Partitions:
         """As `Partition.propose_for`, for an entry about a path."""
         self._for(entry).propose_for(waiter, entry, looks_ahead=looks_ahead)
 
+    def claim(self, proposer: Proposer, entry: Entry) -> bool:
+        """As `Partition.claim`."""
+        return self._for(entry).claim(proposer, entry)
+
+    def let_go(self, proposer: Proposer) -> None:
+        """As `Partition.let_go`."""
+        for partition in self._all:
+            partition.let_go(proposer)
+
+    def propose_together(self, gathered: Sequence[Together]) -> None:
+        """As `Partition.propose_together`."""
+        for each in gathered:
+            self._for(each[1]).propose_together((each,))
+
     def has_room(self, entry: Entry) -> bool:
         """As `Partition.has_room`."""
         return self._for(entry).has_room(entry)
@@ -325,6 +340,16 @@ class Partitions:
         self._snapshots = snapshots
         for partition in self._all:
             partition.snapshots = self._snapshots_for(partition, snapshots)
+
+    @property
+    def all_told(self) -> Callable[[], None]:
+        """As `Partition.all_told`: of all."""
+        return self._all[0].all_told
+
+    @all_told.setter
+    def all_told(self, all_told: Callable[[], None]) -> None:
+        for partition in self._all:
+            partition.all_told = all_told
 
     @property
     def snapshots_stored(self) -> Callable[[list[Snapshot]], None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
 from broker.applied import ENTRY_BYTES
+from broker.core.apply import keys
 from broker.core.entry import Entry, Kind
 from broker.core.outcome import Outcome
 from broker.core.state import Key
@@ -34,6 +36,45 @@ class Waiter(Protocol):
         """As `Partition.propose` raises."""
 
 
+class Proposer(Protocol):
+    """Who proposes one entry after the other about the same rows, and so has claimed them."""
+
+    flying: int
+    """Of its entries that were proposed together with others: how many nothing was heard of. The partition counts."""
+
+    def told(self, entry: Entry, outcome: Outcome, /) -> None:
+        """The entry is durable, and did this. As a `Waiter` hears it, and in the order of the entries."""
+
+    def told_error(self, entry: Entry, error: Exception, /) -> None:
+        """As `Partition.propose` raises."""
+
+
+Together = tuple[Proposer, Entry]
+"""An entry that is proposed together with others; its proposer has claimed all rows that it needs."""
+
+
+class ProposerWaits:
+    """A proposer as it waits for one entry that is proposed by itself."""
+
+    __slots__ = ("_entry", "_proposer")
+
+    def __init__(self, proposer: Proposer, entry: Entry) -> None:
+        self._proposer = proposer
+        self._entry = entry
+
+    def done(self) -> bool:
+        """As in `Waiter`."""
+        return False
+
+    def set_result(self, outcome: Outcome) -> None:
+        """As in `Waiter`."""
+        self._proposer.told(self._entry, outcome)
+
+    def set_exception(self, error: Exception) -> None:
+        """As in `Waiter`."""
+        self._proposer.told_error(self._entry, error)
+
+
 class Proposal:
     """An entry that was proposed: who waits for it, the rows that it needs, and what it counts for in bytes."""
 
@@ -44,6 +85,16 @@ class Proposal:
         self.keys = keys
         self.size = len(entry.body) + ENTRY_BYTES
         self.stamped = False  # with the life of the path that was seen here: see `see_life`
+
+    def told(self, _: Entry, outcome: Outcome) -> None:
+        """The entry did this."""
+        if not self.waiter.done():
+            self.waiter.set_result(outcome)
+
+    def told_error(self, _: Entry, error: Exception) -> None:
+        """Why there is no outcome."""
+        if not self.waiter.done():
+            self.waiter.set_exception(error)
 
     def see_life(self, entry: Entry, incarnation: int) -> None:
         """Say in the entry which life of its path its proposer saw."""
@@ -61,7 +112,32 @@ class Proposals:
         """What they count for together."""
         self._boot = int.from_bytes(os.urandom(8), "big") >> 1
         self._number = 0  # of the newest
-        self._waiting: dict[int, Proposal] = {}
+        self._waiting: dict[int, Proposal | Together] = {}
+        self._claims: dict[Key, list[Proposer]] = {}
+        self._claimed: dict[Proposer, Sequence[Key]] = {}
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a row has to stay in memory: something on its way needs it, or a proposer has claimed it."""
+        return key in self.keys or key in self._claims
+
+    def is_pending(self, key: Key) -> bool:
+        """Whether something on its way needs the row."""
+        return key in self.keys or any(proposer.flying for proposer in self._claims.get(key, ()))
+
+    def claim(self, proposer: Proposer, keys: Sequence[Key]) -> None:
+        """Have these rows stay in memory until the proposer lets go; always the same ones of one proposer."""
+        if proposer not in self._claimed:
+            self._claimed[proposer] = keys
+            for key in keys:
+                self._claims.setdefault(key, []).append(proposer)
+
+    def let_go(self, proposer: Proposer) -> None:
+        """End a claim, if there is one."""
+        for key in self._claimed.pop(proposer, ()):
+            claims = self._claims[key]
+            claims.remove(proposer)
+            if not claims:
+                del self._claims[key]
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -82,17 +158,41 @@ class Proposals:
         for key in proposal.keys:
             keys[key] = keys.get(key, 0) + 1
 
-    def of(self, entry: Entry) -> Proposal | None:
-        """The proposal behind an entry; None for another proposer's."""
-        return self._waiting.get(entry.proposal) if entry.boot == self._boot else None
+    def add_together(self, gathered: Sequence[Together]) -> None:
+        """As `stamp` and `add`, of many."""
+        boot, first = self._boot, self._number + 1
+        self._number += len(gathered)
+        self._waiting.update(zip(range(first, self._number + 1), gathered, strict=True))
+        size_bytes = 0
+        for number, (proposer, entry) in enumerate(gathered, first):
+            _force(entry, "boot", boot)
+            _force(entry, "proposal", number)
+            size_bytes += len(entry.body)
+            proposer.flying += 1
+        self.size_bytes += size_bytes + len(gathered) * ENTRY_BYTES
 
-    def take(self, entry: Entry) -> Proposal | None:
-        """As `of`; the journal is done with the entry."""
+    def keys_of(self, entry: Entry) -> Sequence[Key]:
+        """The rows that an entry needs and that may be missing."""
+        proposal = self._waiting.get(entry.proposal) if entry.boot == self._boot else None
+        if proposal is None:
+            return keys(entry)
+        return () if isinstance(proposal, tuple) else proposal.keys
+
+    def take(self, entry: Entry) -> Proposal | Proposer | None:
+        """Who is to be told what became of an entry, with which the journal is done; None for another boot's."""
         if entry.boot != self._boot:
             return None
         proposal = self._waiting.pop(entry.proposal, None)
-        if proposal is None:
-            return None
+        if isinstance(proposal, tuple):
+            proposer = proposal[0]
+            proposer.flying -= 1
+            self.size_bytes -= len(entry.body) + ENTRY_BYTES
+            return proposer
+        if proposal is not None:
+            self._uncount(proposal)
+        return proposal
+
+    def _uncount(self, proposal: Proposal) -> None:
         self.size_bytes -= proposal.size
         keys = self.keys
         for key in proposal.keys:
@@ -100,13 +200,16 @@ class Proposals:
                 del keys[key]
             else:
                 keys[key] -= 1
-        return proposal
 
     def fail(self, error: Exception) -> None:
         """Nobody will learn what became of them."""
-        for proposal in self._waiting.values():
-            if not proposal.waiter.done():
+        waiting, self._waiting = self._waiting, {}
+        for proposal in waiting.values():
+            if isinstance(proposal, tuple):
+                proposer, entry = proposal
+                proposer.flying -= 1
+                proposer.told_error(entry, error)
+            elif not proposal.waiter.done():
                 proposal.waiter.set_exception(error)
-        self._waiting.clear()
         self.keys.clear()
         self.size_bytes = 0

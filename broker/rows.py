@@ -10,6 +10,7 @@ from broker.core.state import Generation, Key, Message, Row
 
 Load = Callable[[Iterable[Key]], Awaitable[dict[Key, Row | None]]]
 
+_OF_PAST = b"gm"  # what their keys begin with
 _PAST = (Generation, Message)  # a union would be built anew by each look
 
 
@@ -66,9 +67,8 @@ class Rows:
         """Rows as an entry has made them."""
         self.held.update(changed)
         self._fresh.update(changed)
-        past = self._past
         for key, row in changed.items():
-            if isinstance(row, _PAST) or key in past:
+            if key[0] in _OF_PAST:
                 self._note_past(key, row)
 
     def _note_past(self, key: Key, row: Row | None) -> None:

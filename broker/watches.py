@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from broker.core.state import Key
@@ -121,6 +122,12 @@ class Watches:
         watch = self._watches.get(key)
         if watch is not None:
             watch.wake()
+
+    def wake_those(self, keys: Mapping[Key, object]) -> None:
+        """All of these have changed."""
+        if not self._watches.keys().isdisjoint(keys.keys()):
+            for key in keys:
+                self.wake(key)
 
     def wake_all(self) -> None:
         """Everybody is to look again."""

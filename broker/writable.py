@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 from broker import limits
 from broker.core.apply import keys, unchanging
@@ -17,7 +17,7 @@ from broker.core.outcome import Outcome
 from broker.core.state import Key, Stream, session_key, stream_key
 from broker.errors import EngineStopped, OutcomeUnknown, Overloaded, Unavailable
 from broker.journal import Journal, Refused
-from broker.proposals import Proposal, Proposals, Waiter
+from broker.proposals import Proposal, Proposals, Proposer, ProposerWaits, Together, Waiter
 from broker.readable import Readable
 from broker.store import Store
 from consumer.wire import Code
@@ -71,7 +71,7 @@ class Writable(Readable):
         make_room: Callable[[], None],
     ) -> None:
         self._proposals = Proposals()
-        super().__init__(store, journal.now_ms, rows_max, self._proposals.keys)
+        super().__init__(store, journal.now_ms, rows_max, self._proposals)
         self.durability = journal.durability.value
         """What an acknowledgement of this engine promises."""
 
@@ -135,6 +135,49 @@ class Writable(Readable):
                 self._spawn(self._rows.load(entry_keys))
                 return
 
+    def claim(self, proposer: Proposer, entry: Entry) -> bool:
+        """Have the rows that such an entry needs stay in memory, until `let_go`; whether all of them are there by now.
+
+        Once they are, its proposer may `propose_together`. Where others propose as well they need not be.
+        """
+        if not self._is_alone:
+            return True
+        needed, held = keys(entry), self._rows.held
+        self._proposals.claim(proposer, needed)
+        if all(key in held for key in needed):
+            return True
+        self._spawn(self._rows.load(needed))
+        return False
+
+    def let_go(self, proposer: Proposer) -> None:
+        """End its claim, if it has one. To be called when nothing of it is on its way."""
+        self._proposals.let_go(proposer)
+
+    def propose_together(self, gathered: Sequence[Together]) -> None:
+        """As `propose_for`, of many; those of one proposer keep their order. Each is told, or told an error."""
+        if self.failure is not None:
+            for proposer, entry in gathered:
+                proposer.told_error(entry, EngineStopped(str(self.failure)))
+            return
+        if self._doubtful or not self._is_alone:
+            gathered = [each for each in gathered if not self._propose_alone(*each)]
+        self._proposals.add_together(gathered)
+        for _, entry in gathered:
+            try:
+                self._journal.propose(entry)
+            except EngineStopped as error:
+                self._refuse(Refused([entry], error))
+
+    def _propose_alone(self, proposer: Proposer, entry: Entry) -> bool:
+        """Propose an entry by itself, if it has to be looked at first."""
+        if self._is_alone and not self._is_doubtful(entry):
+            return False
+        try:
+            self.propose_for(ProposerWaits(proposer, entry), entry)
+        except EngineStopped as error:
+            proposer.told_error(entry, error)
+        return True
+
     def _propose_among_others(self, proposal: Proposal, entry: Entry) -> None:
         """Propose a write as one to the life that is seen here, once that has been loaded.
 
@@ -172,9 +215,9 @@ class Writable(Readable):
 
         Certain: this process is alone in proposing, and nothing that waits touches a row that this entry needs.
         """
-        rows, pending = self._rows.held, self._proposals.keys
+        rows, proposals = self._rows.held, self._proposals
         for key in entry_keys:
-            if key not in rows or key in pending:
+            if key not in rows or proposals.is_pending(key):
                 return None
         outcome = unchanging(rows, entry, self._index + 1, self.now_ms())
         if outcome is None:
@@ -214,7 +257,7 @@ class Writable(Readable):
 
         These get `limits.DETACH_S`: they were woken by what has been applied, and one that does not leave sees no more.
         """
-        if session_key(path) in self._proposals.keys:
+        if self._proposals.is_pending(session_key(path)):
             await self.propose_nowait(Entry(Kind.NOOP, ""))  # applied behind everything that was on its way
         await self._watches.left(stream_key(path), limits.DETACH_S)
 
@@ -247,8 +290,8 @@ class Writable(Readable):
         for entry in refused.entries:
             self._doubt(entry.path)
             proposal = self._proposals.take(entry)
-            if proposal is not None and not proposal.waiter.done():
-                proposal.waiter.set_exception(refused.error)
+            if proposal is not None:
+                proposal.told_error(entry, refused.error)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run something whose end nobody waits for; `aclose` ends it."""

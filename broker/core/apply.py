@@ -80,12 +80,12 @@ def apply(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms: int)
     must stop the partition, because another node may not have raised it.
     """
     changes = Changes(rows)
-    of_stream = _of_stream.get(entry.kind)
-    if of_stream is not None:
-        return of_stream(changes, entry, now_ms), changes
     of_session = _of_session.get(entry.kind)
     if of_session is not None:
         return of_session(changes, entry, index, now_ms), changes
+    of_stream = _of_stream.get(entry.kind)
+    if of_stream is not None:
+        return of_stream(changes, entry, now_ms), changes
     of_subscription = _of_subscription.get(entry.kind)
     if of_subscription is not None:
         return of_subscription(changes, entry, index, now_ms), changes

@@ -5,7 +5,7 @@ The bytes are part of the log: what is rendered here for an entry is the same fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -32,9 +32,11 @@ def headers(operation: bytes, txid: str, time_ms: int | None = None) -> bytes:
     return b"{%b}" % told
 
 
-def chunk_records(generation: Generation, chunks: Sequence[bytes], txid: str) -> Iterable[bytes]:
+def chunk_records(generation: Generation, chunks: Sequence[bytes], txid: str) -> list[bytes]:
     """The chunks as records. Ids and txid are the same for all, so everything but number and chunk is made once."""
     before, between, behind = _around_chunk(generation.generation_id, generation.message_id, txid)
+    if len(chunks) == 1:  # a token
+        return [b"%b%d%b%b%b" % (before, generation.chunks, between, chunks[0], behind)]
     return [
         b"%b%d%b%b%b" % (before, number, between, chunk, behind)
         for number, chunk in enumerate(chunks, generation.chunks)

@@ -196,7 +196,7 @@ class _Exchange:
         if not self._waits or self._lines.within or len(part) > self._bodies.bytes_max or part[-1:] != b"\n":
             return False
         lines = part[:-1].split(b"\n")
-        if not all(map(bytes.strip, lines)) or not upload.put_at_once(self._seq, lines):
+        if not upload.put_at_once(self._seq, lines):  # nor does it take an empty line
             return False
         self._seq, self._begun, self._idle_bytes = self._seq + len(lines), True, 0
         self._came_s = self._clock()
@@ -274,9 +274,9 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         self._sends = False
 
-    def _tell(self, ack: Ack) -> bool:
+    def _tell(self, ack: bytes) -> bool:
         """What `_write_lines` does with an ack, in one go; False: it is not told."""
-        return not self._sends and self._direct is not None and self._direct.write(_encode(ack) + b"\n")
+        return not self._sends and self._direct is not None and self._direct.write(ack + b"\n")
 
 
 def _done(ack: Ack | None) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -30,6 +30,7 @@ from broker.http.request import ClientLeft, Request
 from broker.http.response import Response
 from broker.http.session_fields import write_parameters
 from broker.http.session_routes import Target
+from broker.proposals import ProposerWaits
 from consumer.plain import JSONObject
 from consumer.wire import ENDED, Reason
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from broker.http.uploads import Uploads
 
 
-Tell = Callable[["Ack"], bool]
-"""Tells an ack at once, if the connection takes it; False: it has not been told, and has to wait."""
+Tell = Callable[[bytes], bool]
+"""Tells an ack, as JSON, at once, if the connection takes it; False: it has not been told, and has to wait."""
 
 
 class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
@@ -54,6 +55,10 @@ class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=Fa
     message_id: str
     offset: str | None = None
     duplicate: bool = False
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_CHUNKS: Final = Kind.CHUNKS.value  # a member costs a call each time that it is named
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -83,8 +88,8 @@ class Upload:
         self.target = target
         self.in_flight = 0
         """Entries proposed of which nothing was heard: at most `limits.UPLOAD_IN_FLIGHT_MAX`."""
-        self.ack: Ack | None = None
-        """The newest; its seq only rises."""
+        self.flying = 0
+        """As in `Proposer`."""
         self._uploads = uploads
         self._partition = uploads.partition
         self._gathering = uploads.gathering
@@ -93,7 +98,12 @@ class Upload:
         self._in_flight_bytes = 0
         self._generation: Generation | None = None  # as of the newest outcome
         self._position = 0  # of the session's stream behind the newest ack
+        self._acked: tuple[Entry, Outcome] | None = None  # the newest batch that is durable
+        self._acked_seq = -1
         self._ack_told = True
+        self._ack_about: tuple[int, str] = (0, "")  # the fence and the message of `_ack_middle`
+        self._ack_middle = b""  # of every ack about them: what stands between seq and offset
+        self._has_claim = False  # on its rows, all of which are in memory
         self._end: End | None = None  # told once nothing is in flight
         self._failure: BadRequest | BrokerError | None = None  # told with all ids that are known by then
         self._left = False
@@ -101,10 +111,10 @@ class Upload:
         self._loop = asyncio.get_running_loop()  # asking for it each time asks the system for the process
         self._keep_alive_s = 0.0  # on the loop's clock: when the lease is to be renewed next
         self._tell: Tell | None = None
-        self._tells_soon = False  # in this turn of the loop, the newest of all that is acknowledged in it
+        self._tells_soon = False  # once all of a commit is answered: the newest of all that is acknowledged in it
         self._changed = asyncio.Event()  # for `news`
         self._settled = asyncio.Event()  # something in flight is no more, or this is over
-        self._quiet = asyncio.Event()  # the generation is there and nothing is in flight, or this is over
+        self._quiet = asyncio.Event()  # nothing is in flight any more, or this is over
         self._reading: asyncio.Task[None] | None = None
         self._patience: asyncio.Timeout | None = None  # runs from the end on
 
@@ -158,30 +168,33 @@ class Upload:
 
     def put_at_once(self, first_seq: int, bodies: Sequence[bytes]) -> bool:
         """Take batches, if all of them make sense and there is room for them now; False: none has been taken."""
+        if first_seq <= 0:  # it opens the generation, and needs more rows than those behind it
+            return False
         try:
             entries = [self._batch_of(seq, body) for seq, body in enumerate(bodies, first_seq)]
         except BadRequest:
             return False
-        size_bytes = self._in_flight_bytes + sum([len(entry.body) for entry in entries])
+        in_flight, size_bytes = self.in_flight, self._in_flight_bytes
+        for entry in entries:
+            in_flight += 1
+            size_bytes += len(entry.body)
         if (
-            self.is_over
-            or self.in_flight + len(entries) > limits.UPLOAD_IN_FLIGHT_MAX
+            self._end is not None
+            or self._left
+            or in_flight > limits.UPLOAD_IN_FLIGHT_MAX
             or size_bytes > limits.UPLOAD_IN_FLIGHT_BYTES_MAX
-            or not self._partition.has_room(entries[0])
+            or not self._partition.has_room(entry)
+            or not (self._has_claim or self._claim(entry))
         ):
             return False
-        self._quiet.clear()
-        self.in_flight += len(entries)
-        self._in_flight_bytes = size_bytes
-        self._gathering.add(self._propose_gathered, entries)
+        self.in_flight, self._in_flight_bytes = in_flight, size_bytes
+        for entry in entries:
+            self._gathering.add(self, entry)
         return True
 
-    def _propose_gathered(self, entry: Entry) -> None:
-        try:
-            self._partition.propose_for(_Proposed(self, entry), entry)
-        except EngineStopped as error:
-            self._settle(entry)
-            self.fail(error)
+    def _claim(self, entry: Entry) -> bool:
+        self._has_claim = self._partition.claim(self, entry)
+        return self._has_claim
 
     def _batch_of(self, seq: int, body: bytes) -> Entry:
         if self._batches is None:
@@ -273,11 +286,10 @@ class Upload:
 
     def _propose_now(self, entry: Entry) -> None:
         self._gathering.flush()
-        self._quiet.clear()
         self.in_flight += 1
         self._in_flight_bytes += len(entry.body)
         try:
-            self._partition.propose_for(_Proposed(self, entry), entry)
+            self._partition.propose_for(ProposerWaits(self, entry), entry)
         except EngineStopped:
             self._settle(entry)
             raise
@@ -304,32 +316,57 @@ class Upload:
         self._settle(entry)
 
     def _take(self, entry: Entry, outcome: Outcome) -> None:
-        if outcome.generation is not None:
-            self._generation = outcome.generation
+        generation = outcome.generation
+        if generation is not None:
+            self._generation = generation
         if outcome.result is Result.REFUSED:
             self._refuse(self._answer(entry, outcome))
             return
-        generation = outcome.generation
         if generation is None:  # an accepted write always has one
             raise TypeError(f"an outcome of kind {entry.kind} without its generation")
-        self._keep_alive_s = self._loop.time() + generation.lease_ms / 3000
-        if entry.kind == Kind.HEARTBEAT:
-            return
-        self._uploads.batches += 1
-        if entry.kind == Kind.FINISH:
+        if not self._tells_soon:
+            self._tells_soon = True
+            self._uploads.tell_soon(self)
+        if entry.kind == _CHUNKS:
+            self._uploads.batches += 1
+            if entry.seq > self._acked_seq:
+                self._acknowledge(entry, outcome)
+        elif entry.kind == Kind.FINISH:
+            self._uploads.batches += 1
             self._set_end(Finished(self._answer(entry, outcome)))
-        elif self.ack is None or entry.seq > self.ack.seq:
-            self._acknowledge(entry, outcome, generation)
 
-    def _acknowledge(self, entry: Entry, outcome: Outcome, generation: Generation) -> None:
-        position, offset = outcome.next_position, None
-        if position is not None:
-            self._position = position
-            offset = format_offset(position, generation.incarnation)
-        is_copy = outcome.result is Result.DUPLICATE
-        ids = (self.target.session_id, generation.generation_id, generation.message_id)
-        self.ack = Ack(entry.seq, generation.fence, *ids, offset, is_copy)
+    def _acknowledge(self, entry: Entry, outcome: Outcome) -> None:
+        self._acked_seq = entry.seq
+        self._acked = entry, outcome
         self._ack_told = False
+        if outcome.next_position is not None:
+            self._position = outcome.next_position
+
+    @property
+    def ack(self) -> Ack | None:
+        """The newest; its seq only rises."""
+        if self._acked is None:
+            return None
+        entry, outcome = self._acked
+        generation, position = outcome.generation, outcome.next_position
+        assert generation is not None  # `_take` has looked
+        offset = None if position is None else format_offset(position, generation.incarnation)
+        ids = (self.target.session_id, generation.generation_id, generation.message_id)
+        return Ack(entry.seq, generation.fence, *ids, offset, outcome.result is Result.DUPLICATE)
+
+    def _encoded_ack(self) -> bytes:
+        """The newest as JSON. Of those of tokens all is alike but the numbers."""
+        assert self._acked is not None
+        entry, outcome = self._acked
+        generation, position = outcome.generation, outcome.next_position
+        if generation is None or position is None or outcome.result is not Result.ACCEPTED:
+            return _encode(self.ack)
+        about = generation.fence, generation.message_id
+        if about != self._ack_about:
+            ids = (self.target.session_id, generation.generation_id, generation.message_id)
+            self._ack_about = about
+            self._ack_middle = _encode(Ack(0, generation.fence, *ids, ""))[len(b'{"seq":0') : -len(b'"}')]
+        return b'{"seq":%d%b%016x_%016x"}' % (entry.seq, self._ack_middle, position, generation.incarnation)
 
     def _answer(self, entry: Entry, outcome: Outcome) -> Response:
         return answers.answer(self.target, entry, outcome, self._partition.durability)
@@ -351,23 +388,23 @@ class Upload:
     def _settle(self, entry: Entry) -> None:
         self.in_flight -= 1
         self._in_flight_bytes -= len(entry.body)
-        if self._tell is None or self.is_over:
-            self._wake()
-            return
-        self._wake_reader()
+        self._settled.set()
         if not self.in_flight:
-            self._tell_ack()
-        elif not self._tells_soon:
-            self._tells_soon = True
-            self._loop.call_soon(self._tell_ack)
+            self._quiet.set()
+        if self._end is not None or self._left:
+            self._wake()
+            self._let_go()
 
-    def _tell_ack(self) -> None:
-        """Never raises, as `told`."""
+    def tell(self, now_s: float) -> None:
+        """All of a commit is answered: tell the newest ack, `now_s` on the loop's clock. Never raises, as `told`."""
         self._tells_soon = False
-        if self._ack_told or self._tell is None or self.ack is None:
+        if self._generation is not None:
+            self._keep_alive_s = now_s + self._generation.lease_ms / 3000
+        if self._ack_told:
             return
         try:
-            self._ack_told = not self.is_over and self._tell(self.ack)
+            if self._tell is not None and self._end is None and not self._left:
+                self._ack_told = self._tell(self._encoded_ack())
         except Exception as error:  # noqa: BLE001 -- a bug of ours, and this upload's alone
             self._refuse(self.problem(error))
         if not self._ack_told:
@@ -375,12 +412,17 @@ class Upload:
 
     def _wake(self) -> None:
         self._changed.set()
-        self._wake_reader()
-
-    def _wake_reader(self) -> None:
         self._settled.set()
-        if self.is_over or (self._generation is not None and not self.in_flight):
-            self._quiet.set()
+        self._quiet.set()
+
+    def end(self) -> None:
+        """Nobody reads or writes any more; what is in flight may still be told."""
+        self._left = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._left and not self.in_flight:
+            self._partition.let_go(self)
 
     async def _watch(self) -> None:
         """End this when its generation ends while nothing is in flight that would be told so.
@@ -389,10 +431,13 @@ class Upload:
         """
         path = self.target.path
         while True:
-            await self._quiet.wait()
             known = self._generation
-            if self.is_over or known is None or known.status in ENDED:
+            if self.is_over or (known is not None and known.status in ENDED):
                 return
+            if known is None or self.in_flight:
+                self._quiet.clear()
+                await self._quiet.wait()
+                continue
             now = await self._partition.generation(path, known.generation_id)
             if self._partition.draining:
                 raise leaving()
@@ -403,25 +448,6 @@ class Upload:
 
     async def _renew(self) -> None:
         await self._propose(requests.heartbeat_of(self.request, self.target))
-
-
-class _Proposed:
-    """A `partition.Waiter` that tells the upload at once, so that outcomes keep their order."""
-
-    __slots__ = ("_entry", "_upload")
-
-    def __init__(self, upload: Upload, entry: Entry) -> None:
-        self._upload = upload
-        self._entry = entry
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, outcome: Outcome) -> None:
-        self._upload.told(self._entry, outcome)
-
-    def set_exception(self, error: Exception) -> None:
-        self._upload.told_error(self._entry, error)
 
 
 def error_of(response: Response) -> bytes:

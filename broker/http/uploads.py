@@ -38,6 +38,8 @@ class Uploads:
         self._open: dict[Upload, str] = {}
         self._none_open = asyncio.Event()
         self._none_open.set()
+        self._acked: list[Upload] = []  # those of which something was acknowledged in this commit, and not told
+        partition.all_told = self._tell
 
     @property
     def open(self) -> Counter[str]:
@@ -48,7 +50,7 @@ class Uploads:
     def gathering(self) -> Gathering:
         """What they propose together."""
         if self._gathering is None:  # an event loop runs now
-            self._gathering = Gathering()
+            self._gathering = Gathering(self.partition.propose_together)
         return self._gathering
 
     @property
@@ -70,9 +72,23 @@ class Uploads:
         try:
             yield upload
         finally:
+            upload.end()
             del self._open[upload]
             if not self._open:
                 self._none_open.set()
+
+    def tell_soon(self, upload: Upload) -> None:
+        """Have it `tell` when all of a commit is applied and answered, so that it tells the newest ack only."""
+        self._acked.append(upload)
+        if len(self._acked) == 1:  # not every outcome comes with a commit
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        if self._acked:
+            now_s = asyncio.get_running_loop().time()
+            acked, self._acked = self._acked, []
+            for upload in acked:
+                upload.tell(now_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Let each tell its last ack and end, and return when they have, or after `timeout_s`."""

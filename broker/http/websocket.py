@@ -163,9 +163,9 @@ class _Exchange:
             await _say(send, b'{"finished":%b}' % news.answer.body)
             await send({"type": "websocket.close", "code": _NORMAL})
 
-    def _tell(self, ack: Ack) -> bool:
+    def _tell(self, ack: bytes) -> bool:
         """Tell an ack in one go; False: it is not told."""
-        return not self._says and self._direct is not None and self._direct.write(_ack(ack))
+        return not self._says and self._direct is not None and self._direct.write(b'{"ack":%b}' % ack)
 
     async def _say_refusal(self, response: Response) -> None:
         stop = await self._upload.stop_request()

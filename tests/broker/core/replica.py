@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from broker.core.apply import apply, keys
 from broker.core.entry import Entry, Kind, decode, encode
+from broker.core.generation import write_any
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, records
 from broker.core.state import (
@@ -82,6 +83,7 @@ class Replica:
         loaded = LoadedRows(entry, self.rows)
         outcome, changes = apply(loaded, entry, self.index, self.now_ms)
         self._check_determinism(entry, outcome, changes)
+        self._check_both_ways(entry, outcome, changes)
         self._check_nothing_changed_unless_told(entry, outcome, changes)
         self._check_keys(entry, loaded, changes)
         self._install(changes)
@@ -148,6 +150,13 @@ class Replica:
             changes.appended,
             changes.ended,
         )
+
+    def _check_both_ways(self, entry: Entry, outcome: Outcome, changes: Changes) -> None:
+        """The short way of most batches comes to what the long way does."""
+        if entry.kind == Kind.CHUNKS:
+            same = Changes(LoadedRows(entry, self.rows))
+            assert write_any(same, entry, self.index, self.now_ms) == outcome
+            assert (same.puts, same.appended, same.ended) == (changes.puts, changes.appended, changes.ended)
 
     def _check_nothing_changed_unless_told(self, entry: Entry, outcome: Outcome, changes: Changes) -> None:
         """A refusal or a duplicate changes nothing, but that it takes away an overdue stream, which was gone before."""
