@@ -362,10 +362,10 @@ def _told(url: str) -> Iterator[None]:
 
 
 def _is_unconnected(error: BaseException) -> bool:
-    import httpx  # noqa: PLC0415  as above
+    import aiohttp  # noqa: PLC0415  as above
 
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
+    while cause is not None and not isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         cause = cause.__cause__
     return cause is not None
 

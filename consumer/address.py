@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, urlencode
 
-import httpx
+from yarl import URL
 
 __all__ = [
     "broker_url",
@@ -27,26 +27,26 @@ _SEGMENT_SAFE: Final = "/~:@!$&'()*+,;="  # RFC 3986 section 3.3: what a path ho
 _ID: Final = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 
 
-def broker_url(text: str) -> httpx.URL:
+def broker_url(text: str) -> URL:
     """The base URL of a broker, which may have a path of its own. Raises ValueError if it cannot be one."""
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        url = URL(text)
+    except ValueError as error:
         raise ValueError(f"the broker's URL is none: {text!r} ({error})") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"the broker's URL must be http or https, with a host: {text!r}")
-    return url.copy_with(path=url.path.rstrip("/"), query=None, fragment=None)
+    return url.with_path(url.raw_path.rstrip("/"), encoded=True)
 
 
-def is_local(url: httpx.URL) -> bool:
+def is_local(url: URL) -> bool:
     """Whether it names this machine."""
     try:
-        return url.host == "localhost" or ipaddress.ip_address(url.host).is_loopback
+        return url.host == "localhost" or ipaddress.ip_address(url.host or "").is_loopback
     except ValueError:
         return False
 
 
-def stream_url(broker: httpx.URL, stream: str) -> httpx.URL:
+def stream_url(broker: URL, stream: str) -> URL:
     """The URL of a stream, told by its path (`sessions/s`) or by its whole URL.
 
     Raises ValueError if it is neither, or if it is on another server: the credentials are for this one.
@@ -59,16 +59,16 @@ def stream_url(broker: httpx.URL, stream: str) -> httpx.URL:
     segments = stream.split("/")
     if not all(segments) or {".", ".."} & set(segments):
         raise ValueError(f"not the path of a stream: {stream!r}")
-    return broker.copy_with(path=broker.path.rstrip("/") + _STREAMS + quote(stream, safe=_SEGMENT_SAFE))
+    return broker.with_path(broker.raw_path.rstrip("/") + _STREAMS + quote(stream, safe=_SEGMENT_SAFE), encoded=True)
 
 
-def source_path(broker: httpx.URL, stream: str) -> str:
+def source_path(broker: URL, stream: str) -> str:
     """How a fork names its source: the path of its URL, escaped as there (PROTOCOL.md 4.2).
 
     Below a broker's own prefix, which a proxy takes off. Raises ValueError as `stream_url`.
     """
-    path = stream_url(broker, stream).raw_path.decode("ascii")
-    return path.removeprefix(broker.raw_path.decode("ascii").rstrip("/"))
+    path = stream_url(broker, stream).raw_path
+    return path.removeprefix(broker.raw_path.rstrip("/"))
 
 
 def checked_id(name: str, value: str) -> str:

@@ -30,7 +30,7 @@ class Client:
     ) -> None:
         self.broker = broker_url(base_url)
         self.limits = limits or Limits()
-        pool = Pool(answer_bytes_max=self.limits.batch_bytes_max, connections_idle_max=self.limits.connections_idle_max)
+        pool = Pool(answer_bytes_max=self.limits.batch_bytes_max)
         self.transport = HttpTransport(base_url, self.limits, pool, headers=headers, params=params)
 
     async def aclose(self) -> None:

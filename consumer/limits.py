@@ -78,5 +78,3 @@ class Limits(RequestLimits):
     life_s_min: float = 1.0
     """A live connection that ends sooner and brought nothing counts as a failed attempt. A server that hangs up at once
     is so not called in a tight loop."""
-    connections_idle_max: int = 10
-    """Kept for the next request. Those in use have no bound here: each follower that the caller starts has one."""

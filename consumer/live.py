@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import anyio
-from httpx_sse import ServerSentEvent
 
 from consumer.errors import AttemptFailed
+from consumer.event_parser import Event
 from consumer.limits import Limits
 from consumer.transport import EventConnection, HttpTransport, Request
 
@@ -50,7 +50,7 @@ class LiveConnection:
             return connection.headers
         raise Silence
 
-    async def next_event(self) -> ServerSentEvent | None:
+    async def next_event(self) -> Event | None:
         """The next event; None when the connection has ended, and opening another at once is worth it.
 
         Raises Silence, and AttemptFailed when waiting is better: it ended soon, and brought no news. It is closed then.

@@ -1,30 +1,36 @@
-"""How requests travel: one port, and HTTP by httpx behind it, bounded in size and in silence.
+"""How requests travel: one port, and HTTP by aiohttp behind it, bounded in size and in silence.
 
-It does not retry, and it does not judge what comes back.
+It does not judge what comes back, and does not repeat what failed, except that aiohttp asks once more by another
+connection when an idle one turns out to be closed (RFC 9112 section 9.3.1), which it does for idempotent methods alone.
 """
 
 from __future__ import annotations
 
-import codecs
+import asyncio
+import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, Protocol
+from urllib.parse import parse_qsl, urlencode
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import anyio
-import httpx
-from httpx_sse import EventSource, ServerSentEvent
+import certifi
+from yarl import URL
 
 from consumer.address import broker_url, is_local
 from consumer.answer import Response, error_of, is_success, media_type
 from consumer.errors import AttemptFailed, BadAnswer, TooLarge
+from consumer.event_parser import Event, EventParser
 from consumer.limits import RequestLimits
 from consumer.values import Values, checked_headers, checked_params, evaluate
 from consumer.wire import EVENT_STREAM
 
-__all__ = ["EventConnection", "HttpTransport", "Pool", "Request", "Response", "Transport"]
+__all__ = ["EventConnection", "HttpTransport", "Pool", "Request", "Response", "Transport", "tls_context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +69,21 @@ class Pool:
 
     answer_bytes_max: int
     connections_max: int | None = None
-    connections_idle_max: int | None = None
     connection_idle_s: float = 5.0
 
 
-# What fails before anything of the request has left.
-_UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_FAILURES: Final = (aiohttp.ClientError, TimeoutError, OSError)
+_UNSENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+"""What fails before anything of the request has left."""
+_PIECE_BYTES: Final = 64 * 1024
+"""Of a body on its way out: each has as long as an answer may be silent."""
 
 
 class HttpTransport:
     """HTTP/1.1 over pooled connections that are kept alive.
 
-    `headers` and `params` go with every request, functions among them evaluated for each one. Raises ValueError if the
-    URL is not http or https, or a parameter is the protocol's own.
+    `headers` and `params` go with every request, functions among them evaluated for each one. Proxies are those of the
+    environment. Raises ValueError if the URL is not http or https, or a parameter is the protocol's own.
     """
 
     def __init__(
@@ -87,34 +95,29 @@ class HttpTransport:
         headers: Values | None = None,
         params: Values | None = None,
     ) -> None:
-        self._base_url = str(broker_url(base_url)).rstrip("/")
+        broker = broker_url(base_url)
+        self._base_url = str(broker).rstrip("/")
         self._limits = limits
         self._answer_bytes_max = pool.answer_bytes_max
         self._headers = checked_headers(headers)
         self._params = checked_params(params)
-        self._client = partial(
-            httpx.AsyncClient,
-            verify=_tls_context(broker_url(base_url)),  # made once, whatever is renewed
-            # Between two processes of one machine compressing costs more than it saves. `headers` may ask for it.
-            headers={"accept-encoding": "identity"} if is_local(broker_url(base_url)) else None,
-            limits=httpx.Limits(
-                max_connections=pool.connections_max,
-                max_keepalive_connections=pool.connections_idle_max,
-                keepalive_expiry=pool.connection_idle_s,
-            ),
-        )
-        self._pool = _Pooled(self._client())
+        self._tls = tls_context() if broker.scheme == "https" else None  # made once, whatever is renewed
+        self._proxy = _proxy(broker)
+        self._connections = pool
+        # Between two processes of one machine compressing costs more than it saves. `headers` may ask for it.
+        self._usual = {"accept-encoding": "identity"} if is_local(broker) else {}
+        self._pool = _Pooled(self._session)
 
     async def send(self, request: Request) -> Response:
         """See Transport."""
-        async with self._pool.in_use() as client:
-            answer = await self._begin(client, request)
+        async with self._pool.in_use() as session:
+            answer = await self._begin(session, request)
             try:
-                return Response(answer.status_code, answer.headers, await self._body(answer))
+                return Response(answer.status, answer.headers, await self._body(answer))
             finally:
-                await answer.aclose()
+                answer.close()
 
-    async def resolved(self, request: Request) -> tuple[httpx.URL, dict[str, str]]:
+    async def resolved(self, request: Request) -> tuple[URL, dict[str, str]]:
         """Where a request goes, with the parameters and the headers that go with every one. Raises ValueFailed."""
         wait_s_max = self._limits.attempt_timeout_s
         headers = await evaluate(self._headers, wait_s_max=wait_s_max)
@@ -126,11 +129,11 @@ class HttpTransport:
         # A compressing proxy would hold events back until its buffer is full.
         live = {"accept": EVENT_STREAM, "accept-encoding": "identity", "cache-control": "no-store"}
         async with AsyncExitStack() as opened:
-            client = await opened.enter_async_context(self._pool.in_use())
-            answer = await self._begin(client, request, live)
-            opened.push_async_callback(answer.aclose)
-            if not is_success(answer.status_code):
-                raise error_of(Response(answer.status_code, answer.headers, await self._body(answer)))
+            session = await opened.enter_async_context(self._pool.in_use())
+            answer = await self._begin(session, request, live)
+            opened.callback(answer.close)
+            if not is_success(answer.status):
+                raise error_of(Response(answer.status, answer.headers, await self._body(answer)))
             if media_type(answer.headers.get("content-type", "")) != EVENT_STREAM:
                 raise BadAnswer(f"asked for events and got {answer.headers.get('content-type', 'no content type')}")
             return EventConnection(answer, self._answer_bytes_max, opened.pop_all())
@@ -140,63 +143,89 @@ class HttpTransport:
 
         Requests under way are not cut; theirs close as they end.
         """
-        retired, self._pool = self._pool, _Pooled(self._client())
+        retired, self._pool = self._pool, _Pooled(self._session)
         await retired.retire()
 
     async def aclose(self) -> None:
         """See Transport."""
-        await self._pool.client.aclose()
+        await self._pool.aclose()
+
+    def _session(self) -> aiohttp.ClientSession:
+        pool = self._connections
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=pool.connections_max or 0,
+                keepalive_timeout=pool.connection_idle_s,
+                ssl=self._tls or False,  # False: a broker by http, and no request leaves for anywhere else
+            ),
+            headers=self._usual,
+            proxy=self._proxy,
+            skip_auto_headers=("content-type",),  # a request without a body has none
+        )
 
     async def _begin(
-        self, client: httpx.AsyncClient, request: Request, more: Mapping[str, str] | None = None
-    ) -> httpx.Response:
+        self, session: aiohttp.ClientSession, request: Request, more: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
         """The head of an answer; the body is still to be read, or to be closed."""
         url, headers = await self.resolved(request)
         silence_s_max = request.silence_s_max or self._limits.attempt_timeout_s
-        built = client.build_request(
-            request.method,
-            url,
-            headers={**headers, **(more or {}), **request.headers},
-            content=request.body,
-            timeout=httpx.Timeout(silence_s_max, connect=self._limits.connect_timeout_s),
-        )
+        headers = {**headers, **(more or {}), **request.headers}
         try:
-            return await client.send(built, stream=True)
-        except httpx.RequestError as error:
+            async with _patience(request.body, silence_s_max) as body:
+                return await session.request(
+                    request.method,
+                    url,
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        connect=silence_s_max,  # for a free connection, too
+                        sock_connect=self._limits.connect_timeout_s,
+                        sock_read=silence_s_max,
+                    ),
+                )
+        except _FAILURES as error:
             raise _attempt_failed(error) from error
 
-    def _url(self, target: str, params: Mapping[str, str]) -> httpx.URL:
-        url = httpx.URL(self._base_url + target if target.startswith("/") else target)
-        if not params:
-            return url
-        merged = url.params.merge(params)
-        return url.copy_with(params=sorted(merged.multi_items()))  # PROTOCOL.md 10.1
+    def _url(self, target: str, params: Mapping[str, str]) -> URL:
+        text = self._base_url + target if target.startswith("/") else target
+        if params:
+            text, _, query = text.partition("?")
+            merged = {**dict(parse_qsl(query, keep_blank_values=True)), **params}
+            text = f"{text}?{urlencode(sorted(merged.items()))}"  # PROTOCOL.md 10.1
+        return URL(text, encoded=True)
 
-    async def _body(self, answer: httpx.Response) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
         try:
-            async for piece in answer.aiter_bytes():
+            async for piece in answer.content.iter_any():
                 body += piece
                 if len(body) > self._answer_bytes_max:
                     raise _too_large(self._answer_bytes_max)
-        except httpx.RequestError as error:
+        except _FAILURES as error:
             raise _attempt_failed(error) from error
         return bytes(body)
 
 
 class _Pooled:
-    """A pool of connections, and how many requests use it: one that is retired is closed by the last of them."""
+    """A pool of connections, and how many requests use it: one that is retired is closed by the last of them.
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
+    It is opened by the first request, since aiohttp wants to be inside the event loop.
+    """
+
+    def __init__(self, open_session: Callable[[], aiohttp.ClientSession]) -> None:
+        self._open_session = open_session
+        self._session: aiohttp.ClientSession | None = None
         self._requests = 0
         self._is_retired = False
 
     @asynccontextmanager
-    async def in_use(self) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async def in_use(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
+        if self._session is None:
+            self._session = self._open_session()
         self._requests += 1
         try:
-            yield self.client
+            yield self._session
         finally:
             self._requests -= 1
             await self._close_if_done()
@@ -205,10 +234,14 @@ class _Pooled:
         self._is_retired = True
         await self._close_if_done()
 
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
     async def _close_if_done(self) -> None:
         if self._is_retired and not self._requests:
             with anyio.CancelScope(shield=True):
-                await self.client.aclose()
+                await self.aclose()
 
 
 class EventConnection:
@@ -217,16 +250,18 @@ class EventConnection:
     `opened` closes all that it consists of.
     """
 
-    def __init__(self, response: httpx.Response, bytes_max: int, opened: AsyncExitStack) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, bytes_max: int, opened: AsyncExitStack) -> None:
         self.headers: Mapping[str, str] = response.headers
         self.is_useful = False
         """Whether it brought anything new. The reader says so."""
         self.fell_silent = False
         """It was given up because nothing came for too long."""
         self._opened = opened
-        self._meter = _Meter(response, bytes_max)
-        metered = httpx.Response(response.status_code, headers=response.headers, stream=self._meter)
-        self._events = EventSource(metered).aiter_sse()
+        self._content = response.content
+        self._bytes_seen = 0
+        self._bytes_max = bytes_max
+        self._parser = EventParser()
+        self._events: deque[Event] = deque()
         self._since_s = anyio.current_time()
 
     @property
@@ -235,78 +270,85 @@ class EventConnection:
 
     async def hear(self) -> None:
         """Return when anything has come, be it a comment, or the end. Raises as `next_event`."""
-        try:
-            await self._meter.hear()
-        except httpx.RequestError as error:
-            raise _attempt_failed(error) from error
+        await self._receive()
 
-    async def next_event(self) -> ServerSentEvent | None:
+    async def next_event(self) -> Event | None:
         """The next event, or None when the server has ended the answer. One that is cut off is not seen.
 
         Raises AttemptFailed when the connection is lost or silent for too long, TooLarge, and BadAnswer for bytes that
         are not UTF-8.
         """
-        try:
-            return await anext(self._events, None)
-        except httpx.RequestError as error:
-            self.fell_silent = isinstance(error, httpx.ReadTimeout)
-            raise _attempt_failed(error) from error
+        while not self._events:
+            if not await self._receive():
+                return None
+        return self._events.popleft()
 
     def batch_taken(self) -> None:
         """What has come so far is dealt with: count anew."""
-        self._meter.bytes_seen = 0
+        self._bytes_seen = 0
 
     async def aclose(self) -> None:
-        async with self._opened:
-            await self._events.aclose()
+        await self._opened.aclose()
 
-
-class _Meter(httpx.AsyncByteStream):
-    """The body of a live answer, counted and checked.
-
-    A parser keeps what has no end yet, so the count bounds what it holds. And it would put a replacement character for
-    what is no UTF-8, so that is refused before.
-    """
-
-    def __init__(self, response: httpx.Response, bytes_max: int) -> None:
-        self.bytes_seen = 0
-        self._pieces = response.aiter_raw()
-        self._heard = b""
-        self._bytes_max = bytes_max
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
-
-    async def hear(self) -> None:
-        self._heard = await anext(self._pieces, b"")
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._take(self._heard)
-        async for piece in self._pieces:
-            yield self._take(piece)
-
-    def _take(self, piece: bytes) -> bytes:
-        self.bytes_seen += len(piece)
-        if self.bytes_seen > self._bytes_max:
-            raise _too_large(self._bytes_max)
+    async def _receive(self) -> bool:
+        """Take what comes next. False when nothing more will."""
         try:
-            self._utf8.decode(piece)
-        except UnicodeDecodeError as error:
-            raise BadAnswer(f"events must be UTF-8: {error}") from error
-        return piece
+            piece = await self._content.readany()
+        except _FAILURES as error:
+            self.fell_silent = isinstance(error, aiohttp.SocketTimeoutError)
+            raise _attempt_failed(error) from error
+        self._bytes_seen += len(piece)
+        if self._bytes_seen > self._bytes_max:  # what has no end yet is held, so the count bounds it
+            raise _too_large(self._bytes_max)
+        self._events += self._parser.feed(piece)
+        return bool(piece)
 
 
-def _tls_context(broker: httpx.URL) -> ssl.SSLContext:
-    """What `https` needs. Reading all certificates takes longer than opening a session does, and `http` uses none.
+@asynccontextmanager
+async def _patience(body: bytes, silence_s_max: float) -> AsyncIterator[bytes | AsyncIterator[bytes] | None]:
+    """What to send of a body: as long as pieces of it leave, nobody waits in vain. Raises TimeoutError."""
+    if len(body) <= _PIECE_BYTES:
+        yield body or None
+        return
+    async with asyncio.timeout(silence_s_max) as deadline:
 
-    No request leaves for anywhere else: targets are on the broker's server, and redirects are not followed. What `http`
-    gets trusts nobody.
+        async def pieces() -> AsyncIterator[bytes]:
+            for begin in range(0, len(body), _PIECE_BYTES):
+                deadline.reschedule(asyncio.get_running_loop().time() + silence_s_max)
+                yield body[begin : begin + _PIECE_BYTES]
+            deadline.reschedule(None)  # from here on the answer is waited for, which has its own
+
+        yield pieces()
+
+
+def tls_context() -> ssl.SSLContext:
+    """Trusts whom `SSL_CERT_FILE` or `SSL_CERT_DIR` name, or else Mozilla's list.
+
+    Reading all certificates takes longer than opening a session does, and a broker by `http` needs none. Raises
+    FileNotFoundError.
     """
-    return httpx.create_ssl_context() if broker.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file or folder:
+        return ssl.create_default_context(cafile=file or None, capath=folder or None)
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def _proxy(broker: URL) -> str | None:
+    """The proxy that the environment, or the system, names for this broker; there is none between it and this machine.
+
+    Asked once: the answer takes its time.
+    """
+    if is_local(broker) or proxy_bypass(broker.host or ""):
+        return None
+    named = getproxies()
+    proxy = named.get(broker.scheme) or named.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _too_large(bytes_max: int) -> TooLarge:
     return TooLarge(f"more than {bytes_max} bytes in one answer or live batch; a limit of ours allows no more")
 
 
-def _attempt_failed(error: httpx.RequestError) -> AttemptFailed:
+def _attempt_failed(error: Exception) -> AttemptFailed:
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return AttemptFailed(text, effect_unknown=not isinstance(error, _UNSENT))

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
-import httpx
+from yarl import URL
 
 from consumer.errors import AttemptFailed, ClientError, Unhealthy
 from consumer.transport import HttpTransport, Request, Response, Transport
@@ -54,7 +54,7 @@ class GuardedTransport:
             self.health.succeeded()
         return response
 
-    def resolved(self, request: Request) -> Awaitable[tuple[httpx.URL, dict[str, str]]]:
+    def resolved(self, request: Request) -> Awaitable[tuple[URL, dict[str, str]]]:
         """Where a request would go, and its headers. Raises TypeError if the transport does not tell."""
         if not isinstance(self._transport, HttpTransport):
             raise TypeError("only requests go through a transport of the caller's own")

@@ -1,7 +1,7 @@
 """One request for a whole answer: its body is lines, one for each batch, and so is the response, one for each ack.
 
-HTTP/1.1 by h11, because it has to read the response while it writes the request, which httpx does not. Proxies that
-httpx would use are not used here.
+HTTP/1.1 by h11 over a connection of its own: it is read while it is written, lasts as long as an answer, and takes no
+place among the pooled ones. Proxies of the environment are not used here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Final
 import anyio
 import anyio.abc
 import h11
-import httpx
 import msgspec
+from yarl import URL
 
 from consumer.answer import Response, error_of, is_success, media_type
 from consumer.errors import AttemptFailed, BadAnswer, ClientError, TooLarge
+from consumer.transport import tls_context
 from consumer.wire import NDJSON, PRODUCER_SEQ, STREAM_DURABILITY
 from producer.batcher import Batch
 from producer.uploads import Acknowledgement, Receipt
@@ -27,7 +28,6 @@ __all__ = ["NdjsonConnection"]
 _LINE_BYTES_MAX: Final = 64 * 1024
 """One ack, or one problem: hundreds of bytes."""
 _READ_BYTES: Final = 16 * 1024
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 class _Line(msgspec.Struct):
@@ -50,7 +50,7 @@ class NdjsonConnection:
         self._rest = b""
 
     @classmethod
-    async def open(cls, url: httpx.URL, headers: dict[str, str], seq: int) -> NdjsonConnection:
+    async def open(cls, url: URL, headers: dict[str, str], seq: int) -> NdjsonConnection:
         """Connect, and send the head of the request, whose first line has this seq. Raises AttemptFailed."""
         try:
             stream = await _connected(url)
@@ -59,12 +59,12 @@ class NdjsonConnection:
         connection = cls(stream)
         told = {
             **headers,
-            "host": url.netloc.decode("ascii"),
+            "host": url.host_port_subcomponent or "",
             "content-type": NDJSON,
             "transfer-encoding": "chunked",
             PRODUCER_SEQ: str(seq),
         }
-        await connection._send(h11.Request(method="POST", target=url.raw_path, headers=[*told.items()]))
+        await connection._send(h11.Request(method="POST", target=url.raw_path_qs, headers=[*told.items()]))
         return connection
 
     async def send(self, seq: int, batch: Batch) -> None:  # noqa: ARG002  the lines count themselves
@@ -141,19 +141,17 @@ class NdjsonConnection:
             raise AttemptFailed(f"the connection is lost: {error}") from error
 
 
-async def _connected(url: httpx.URL) -> anyio.abc.ByteStream:
-    port = url.port or _PORTS[url.scheme]
+async def _connected(url: URL) -> anyio.abc.ByteStream:
+    host, port = url.host or "", url.port or 0
     if url.scheme == "https":
-        return await anyio.connect_tcp(
-            url.host, port, tls=True, ssl_context=_ssl_context(), tls_standard_compatible=False
-        )
-    return await anyio.connect_tcp(url.host, port)
+        return await anyio.connect_tcp(host, port, tls=True, ssl_context=_ssl_context(), tls_standard_compatible=False)
+    return await anyio.connect_tcp(host, port)
 
 
 @cache
 def _ssl_context() -> ssl.SSLContext:
     """Trusts whom the other requests trust. Costs more to make than all the rest of a connection."""
-    return httpx.create_ssl_context()
+    return tls_context()
 
 
 def _error(problem: bytes) -> ClientError:

@@ -374,7 +374,6 @@ def _http(url: str, limits: Limits, headers: Values | None, params: Values | Non
     pool = Pool(
         answer_bytes_max=limits.answer_bytes_max,
         connections_max=limits.connections_max,
-        connections_idle_max=limits.connections_max,
         connection_idle_s=limits.connection_idle_s,
     )
     return HttpTransport(url, limits, pool, headers=headers, params=params)

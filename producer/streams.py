@@ -8,7 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-import httpx
+from yarl import URL
 
 from consumer.address import source_path, stream_url
 from consumer.answer import Response, check
@@ -39,7 +39,7 @@ class Streams:
     """
 
     def __init__(
-        self, broker: httpx.URL, transport: Transport, limits: Limits, start: Callable[[Pipeline[Any]], None]
+        self, broker: URL, transport: Transport, limits: Limits, start: Callable[[Pipeline[Any]], None]
     ) -> None:
         self._broker = broker
         self._transport = transport

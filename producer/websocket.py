@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import httpx
 import msgspec
+from yarl import URL
 
 from consumer.answer import Response, error_of
 from consumer.errors import AttemptFailed, BadAnswer, ClientError
@@ -46,9 +46,9 @@ class SocketConnection:
         self._socket = socket
 
     @classmethod
-    async def open(cls, url: httpx.URL, headers: dict[str, str]) -> SocketConnection:
+    async def open(cls, url: URL, headers: dict[str, str]) -> SocketConnection:
         """Raises AttemptFailed, and what the handshake was refused with."""
-        target = str(url.copy_with(scheme=_SCHEMES[url.scheme]))
+        target = str(url.with_scheme(_SCHEMES[url.scheme]))
         try:
             socket = await connect(
                 target,

@@ -45,7 +45,7 @@ FILES = ("broker.data_dir",)
 CLIENT_BASE = tuple(
     f"consumer.{part}" for part in ("address", "answer", "archive", "errors", "limits", "retry", "transport", "values")
 )
-CLIENT_LIBRARIES = ("anyio", "click", "httpx", "httpx_sse", "msgspec", "stamina")
+CLIENT_LIBRARIES = ("aiohttp", "anyio", "certifi", "click", "msgspec", "sseclient", "stamina", "yarl")
 
 WALLS = [
     Wall("broker.core", ours=("broker.core", "consumer.wire"), others=("msgspec",)),

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 NODE_PROJECTS = ("tests/conformance", "tests/e2e/clients", "tests/e2e/chat", "benchmarks/peers")
 LOCKS = ("requirements.lock", "requirements-dev.lock", *(f"{project}/package-lock.json" for project in NODE_PROJECTS))
-CLIENTS = {"anyio", "click", "h11", "httpx", "httpx-sse", "msgspec", "sniffio", "stamina"}
+CLIENTS = {"aiohttp", "anyio", "certifi", "click", "h11", "msgspec", "sseclient-py", "stamina", "yarl"}
 
 
 def requirements() -> list[Requirement]:

@@ -79,7 +79,6 @@ def materialize(
     if every == bool(session_ids):
         raise click.UsageError("say which: --all, or --session ID, which may be repeated")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     sink = _sink(dsn, pgbouncer=pgbouncer)
     try:
         anyio.run(_run, sink, url, None if every else session_ids, once)

@@ -19,6 +19,6 @@ def test_a_name_that_is_not_public_is_not_there() -> None:
 
 
 def test_what_the_broker_shares_loads_no_http_client() -> None:
-    program = "import sys, consumer.wire, consumer.session; sys.exit('httpx' in sys.modules)"
+    program = "import sys, consumer.wire, consumer.session; sys.exit('aiohttp' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 0

@@ -235,7 +235,7 @@ async def test_readers_and_views_that_are_cancelled_leave_no_task_and_no_socket(
 
 
 async def test_a_reader_that_goes_on_keeps_nothing_of_what_was_given_up(broker: Broker) -> None:
-    async with Reader(broker.url, limits=Limits(connections_idle_max=1)) as reader:
+    async with Reader(broker.url) as reader:
         await reader.read("s")
         files_before = open_files()  # with the one connection that is kept for the next request
         for _ in range(10):
