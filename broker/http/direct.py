@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -21,14 +21,14 @@ from broker.http.request import Scope
 
 EXTENSION: Final = "streamfold.direct"
 """Where an ASGI scope has it, among its extensions."""
+_BYTES_IN_ONE_BYTE_MAX: Final = 125
+_BYTES_IN_TWO_BYTES_MAX: Final = 65_535
 
-Part = TypeVar("Part", bytes, str)
 
-
-class Direct(ABC, Generic[Part]):
+class Direct(ABC):
     """The short way through one connection, for as long as one upload goes on."""
 
-    take: Callable[[Part], bool] | None = None
+    take: Callable[[bytes], bool] | None = None
     """Gets each part that comes while nothing else waits to be read; False: it has not been taken."""
 
     @abstractmethod
@@ -36,7 +36,7 @@ class Direct(ABC, Generic[Part]):
         """Send a line or a message; False: it is not for now, and nothing has been sent."""
 
 
-class DirectBody(Direct[bytes]):
+class DirectBody(Direct):
     """The body of an HTTP request, and of its answer, which has begun and is chunked."""
 
     def __init__(self, protocol: HttpToolsProtocol, cycle: RequestResponseCycle) -> None:
@@ -56,22 +56,31 @@ class DirectBody(Direct[bytes]):
         return True
 
 
-class DirectSocket(Direct[str]):
+class DirectSocket(Direct):
     """The text messages of a WebSocket."""
 
     def __init__(self, protocol: WebSocketsSansIOProtocol) -> None:
         self._protocol = protocol
 
-    def takes(self, text: str) -> bool:
-        """For the connection: whether a message is dealt with."""
-        return self.take is not None and self._protocol.queue.empty() and self.take(text)
+    def takes(self, message: bytes) -> bool:
+        """For the connection: whether a message, which need not be UTF-8, is dealt with."""
+        return self.take is not None and self._protocol.queue.empty() and self.take(message)
 
     def write(self, data: bytes) -> bool:
         protocol = self._protocol
         if not protocol.writable.is_set() or protocol.close_sent or protocol.transport.is_closing():
             return False
-        protocol.transport.write(Frame(Opcode.TEXT, data).serialize(mask=False))
+        protocol.transport.write(text_frame(data))
         return True
+
+
+def text_frame(data: bytes) -> bytes:
+    """A message as a server sends it: one frame, not masked (RFC 6455, 5.2)."""
+    if len(data) <= _BYTES_IN_ONE_BYTE_MAX:
+        return b"\x81%c%b" % (len(data), data)
+    if len(data) <= _BYTES_IN_TWO_BYTES_MAX:
+        return b"\x81\x7e%b%b" % (len(data).to_bytes(2, "big"), data)
+    return Frame(Opcode.TEXT, data).serialize(mask=False)
 
 
 class UploadSocketProtocol(WebSocketsSansIOProtocol):
@@ -96,21 +105,16 @@ class UploadSocketProtocol(WebSocketsSansIOProtocol):
 
     def _taken(self) -> bool:
         assert self._direct is not None
-        if self._direct.take is None or len(self.frames) != 1:
-            return False
-        try:
-            return self._direct.takes(self.frames[0].decode())
-        except UnicodeDecodeError:
-            return False
+        return len(self.frames) == 1 and self._direct.takes(bytes(self.frames[0]))
 
 
-def direct_of(scope: Scope) -> Direct[bytes] | None:
+def direct_of(scope: Scope) -> Direct | None:
     """The short way through an HTTP connection, where there is one."""
     found = (scope.get("extensions") or {}).get(EXTENSION)
     return found if isinstance(found, DirectBody) else None
 
 
-def direct_socket_of(scope: Scope) -> Direct[str] | None:
+def direct_socket_of(scope: Scope) -> Direct | None:
     """The same of a WebSocket."""
     found = (scope.get("extensions") or {}).get(EXTENSION)
     return found if isinstance(found, DirectSocket) else None

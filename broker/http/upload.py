@@ -161,7 +161,7 @@ class Upload:
     async def put(self, seq: int, body: bytes) -> None:
         """Take batch `seq`: a chunk, or an array of chunks. Waits for room. Raises BadRequest, BrokerError."""
         try:
-            entry = self._batch_of(seq, body)
+            entry = (self._batches or self._begin_batches()).batch(seq, body)
         except BadRequest as error:
             raise BadRequest(error.code, f"batch {seq}: {error.detail}") from None
         await self._propose(entry)
@@ -171,7 +171,8 @@ class Upload:
         if first_seq <= 0:  # it opens the generation, and needs more rows than those behind it
             return False
         try:
-            entries = [self._batch_of(seq, body) for seq, body in enumerate(bodies, first_seq)]
+            batches = self._batches or self._begin_batches()
+            entries = [batches.batch(seq, body) for seq, body in enumerate(bodies, first_seq)]
         except BadRequest:
             return False
         in_flight, size_bytes = self.in_flight, self._in_flight_bytes
@@ -196,10 +197,9 @@ class Upload:
         self._has_claim = self._partition.claim(self, entry)
         return self._has_claim
 
-    def _batch_of(self, seq: int, body: bytes) -> Entry:
-        if self._batches is None:
-            self._batches = requests.Batches(self.request, self.target, self._parameters)
-        return self._batches.batch(seq, body)
+    def _begin_batches(self) -> requests.Batches:
+        self._batches = requests.Batches(self.request, self.target, self._parameters)
+        return self._batches
 
     async def finish(self, seq: int, body: bytes) -> None:
         """Take the generation's finish, batch `seq`; when it is durable, that is the end. Raises as `put`."""

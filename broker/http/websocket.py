@@ -39,9 +39,10 @@ _NAME: Final = r'[ \t\r\n]*"([A-Za-z]*)"[ \t\r\n]*:[ \t\r\n]*'
 _FIRST: Final = re.compile(r"[ \t\r\n]*\{" + _NAME)
 _NEXT: Final = re.compile(r"[ \t\r\n]*," + _NAME)
 _BATCH: Final = re.compile(
-    r'\{[ \t\r\n]*"seq":[ \t\r\n]*([0-9]{1,16}),[ \t\r\n]*"chunks":[ \t\r\n]*(\[.*\])[ \t\r\n]*\}', re.DOTALL
+    rb'\{[ \t\r\n]*"seq":[ \t\r\n]*([1-9][0-9]{0,14}),[ \t\r\n]*"chunks":[ \t\r\n]*(\[.*\])[ \t\r\n]*\}', re.DOTALL
 )
-"""A batch as machines write it. What is between the brackets need not be an array yet: whoever takes it finds out."""
+"""A batch as machines write it, that opens nothing, and whose number is one that is allowed. What is between the
+brackets need not be an array yet, nor UTF-8: whoever takes it finds out."""
 _END: Final = re.compile(r"[ \t\r\n]*\}[ \t\r\n]*")
 # Values are cut out, not read: what they say is for whoever takes them, so no number needs to be made of digits.
 _scan: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
@@ -87,7 +88,7 @@ class _Exchange:
         uploads: Uploads,
         bytes_max: int,
         upload: Upload,
-        direct: Direct[str] | None,
+        direct: Direct | None,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -130,15 +131,13 @@ class _Exchange:
             case _:
                 raise BadRequest(Code.INVALID_BODY, "a frame has seq and chunks, seq and finish, or heartbeat")
 
-    def _take_at_once(self, text: str) -> bool:
+    def _take_at_once(self, message: bytes) -> bool:
         """Take a frame that is a batch and needs no waiting; False: it has not been taken."""
-        batch = _BATCH.fullmatch(text) if self._waits else None
+        batch = _BATCH.fullmatch(message) if self._waits else None
         if batch is None:
             return False
-        try:
-            return self._upload.put_at_once(_seq(batch[1]), (self._within_bounds(batch[2]),))
-        except BadRequest:
-            return False
+        seq, chunks = batch.groups()
+        return len(chunks) <= self._bytes_max and self._upload.put_at_once(int(seq), (chunks,))
 
     def _within_bounds(self, text: str) -> bytes:
         body = text.encode()

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from broker import limits
+from broker.http.direct import text_frame
 from broker.http.upload import Upload
 from consumer.wire import Code
 from tests.broker.http.test_websocket import G, S, Served, serving
@@ -87,6 +89,13 @@ async def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(limits, "UPLOAD_GATHER_FROM", 1)  # as with many uploads
     async with serving(fast=request.param != "plain") as served:
         yield served
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 200, 65_535, 65_536, 100_000])
+def test_message_of_any_length_is_framed_as_the_library_frames_it(size: int) -> None:
+    """RFC 6455, 5.2: how long it is takes one byte, three, or nine."""
+    data = b"x" * size
+    assert text_frame(data) == Frame(Opcode.TEXT, data).serialize(mask=False)
 
 
 @pytest.mark.parametrize("fast", [True, False])
