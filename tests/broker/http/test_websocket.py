@@ -190,11 +190,11 @@ async def test_heartbeats_renew_the_lease_and_the_open_socket_does_not(broker: S
         await say(socket, heartbeat=True)
         await say(socket, seq=0, chunks=["a"])
         await ack(socket, 0)
-        outcomes = broker.app.partition.counts.outcomes
+        counts = broker.app.partition.counts
 
         async def is_renewed() -> bool:
             await say(socket, heartbeat=True)
-            return outcomes[Kind.HEARTBEAT, "accepted"] > 0
+            return counts.outcomes[Kind.HEARTBEAT, "accepted"] > 0
 
         await eventually(is_renewed)
         error = (await hear(socket))["error"]
