@@ -117,6 +117,15 @@ def short_text(told: JSONObject, name: str) -> str:
     return value
 
 
+def id_field(told: JSONObject, name: str) -> str:
+    """The id, "" where none is given. An empty one is refused: it would stand for all, or for none."""
+    if told.get(name) is None:
+        return ""
+    value = short_text(told, name)
+    require_id(value, name, Code.INVALID_BODY)
+    return value
+
+
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -29,6 +29,7 @@ from broker.http.request import Headers, Request, parameters_of
 from broker.http.session_fields import (
     DECIMAL,
     fields,
+    id_field,
     id_parameter,
     json_object,
     lease_ms,
@@ -283,10 +284,7 @@ def _reset(request: Request, target: Target, body: bytes, parameters: dict[str, 
 
 def _stop_session(request: Request, target: Target, body: bytes, parameters: dict[str, str]) -> Entry:
     told = optional_fields(request, body, {"lane", "requestedBy", "reason"})
-    lane = short_text(told, "lane")
-    if lane:
-        require_id(lane, "lane", Code.INVALID_BODY)
-    options = SessionStopOptions(lane, short_text(told, "requestedBy"), short_text(told, "reason"))
+    options = SessionStopOptions(id_field(told, "lane"), short_text(told, "requestedBy"), short_text(told, "reason"))
     return _entry(Kind.SESSION_STOP, request, target, parameters, options=options)
 
 
@@ -298,11 +296,10 @@ def _record(request: Request, target: Target, body: bytes, parameters: dict[str,
     told = fields(body, {"type", "key", "value", "txid"})
     if told.get("type") not in _UPSERTED:
         raise BadRequest(Code.INVALID_BODY, f"type is one of {', '.join(_UPSERTED)}")
-    key, value, txid = short_text(told, "key"), told.get("value"), short_text(told, "txid")
+    key, value, txid = short_text(told, "key"), told.get("value"), id_field(told, "txid")
     if not key or not isinstance(value, dict):
         raise BadRequest(Code.INVALID_BODY, "a record has a key and a value that is a JSON object")
     if txid:
-        require_id(txid, "txid", Code.INVALID_BODY)
         parameters = {**parameters, "txid": txid}
     record = encode(value)
     return _entry(

@@ -118,6 +118,7 @@ BAD: list[tuple[str, str, bytes, Mapping[str, str], Code]] = [
     # stop and heartbeat
     ("POST", STOP, b"[]", {}, Code.INVALID_BODY),
     ("POST", STOP, b'{"requestedBy":1}', {}, Code.INVALID_BODY),
+    ("POST", f"{S}/stop", b'{"lane":""}', {}, Code.INVALID_BODY),
     ("POST", STOP, b'{"reason":{}}', {}, Code.INVALID_BODY),
     ("POST", STOP, b'{"by":"misspelt"}', {}, Code.INVALID_BODY),
     ("POST", STOP, b"{", {}, Code.INVALID_JSON),

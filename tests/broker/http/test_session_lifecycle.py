@@ -205,6 +205,7 @@ async def test_records_of_presence_and_approval_are_upserts(client: Client) -> N
         b'{"type":"presence","key":"","value":{}}',
         b'{"type":"presence","key":"k","value":[]}',
         b'{"type":"presence","key":"k","value":{},"txid":"a b"}',
+        b'{"type":"presence","key":"k","value":{},"txid":""}',
         b'{"type":"presence","key":"k","value":{},"more":1}',
         b'{"type":"presence","key":"\\ud800","value":{}}',
     ],
