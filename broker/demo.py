@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import socket
 import sys
 import tempfile
@@ -35,6 +36,7 @@ CATCH_UP_S_MAX: Final = 30.0
 DOWN_S: Final = 0.6
 """How long the broker stays dead: long enough to see that the answer stalls, and that the producer waits."""
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
+_PORTS_TRIED_MAX: Final = 100
 _OTHER: Final = "·"
 
 
@@ -225,10 +227,16 @@ async def _streamfold(*arguments: str, stdout: int) -> asyncio.subprocess.Proces
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """From below those that the system gives to outgoing connections.
+
+    Else a client that knocks while the broker is dead could be given that very port, and be connected to itself.
+    """
+    for _ in range(_PORTS_TRIED_MAX):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise click.ClickException("no free port found from 20000 to 32000")
 
 
 def _show(chunk: Any) -> None:

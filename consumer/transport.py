@@ -310,15 +310,23 @@ async def _patience(body: bytes, silence_s_max: float) -> AsyncIterator[bytes | 
     if len(body) <= _PIECE_BYTES:
         yield body or None
         return
+    is_waiting = True
     async with asyncio.timeout(silence_s_max) as deadline:
+
+        def wait_until(at_s: float | None) -> None:
+            if is_waiting:  # else it was answered before all of it had left
+                deadline.reschedule(at_s)
 
         async def pieces() -> AsyncIterator[bytes]:
             for begin in range(0, len(body), _PIECE_BYTES):
-                deadline.reschedule(asyncio.get_running_loop().time() + silence_s_max)
+                wait_until(asyncio.get_running_loop().time() + silence_s_max)
                 yield body[begin : begin + _PIECE_BYTES]
-            deadline.reschedule(None)  # from here on the answer is waited for, which has its own
+            wait_until(None)  # from here on the answer is waited for, which has its own
 
-        yield pieces()
+        try:
+            yield pieces()
+        finally:
+            is_waiting = False
 
 
 def tls_context() -> ssl.SSLContext:

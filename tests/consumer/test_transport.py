@@ -108,6 +108,24 @@ async def test_a_body_that_takes_longer_than_one_may_be_silent_arrives() -> None
         assert asyncio.get_running_loop().time() - begun_s > silence_s_max
 
 
+async def test_an_answer_that_comes_before_the_body_has_left_is_heard() -> None:
+    """A body that is too large, say."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\n")
+        await reader.read(1024 * 1024)
+        await asyncio.sleep(0.05)  # more of the body leaves meanwhile
+        await reader.read(1024 * 1024)
+        writer.write(b"no")
+        while await reader.read(1024 * 1024):
+            pass
+
+    async with listening(refuse) as url, transport(url) as http:
+        answer = await http.send(Request("POST", "/x", bytes(30_000_000)))
+    assert (answer.status, answer.body) == (413, b"no")
+
+
 async def test_what_could_not_be_sent_has_had_no_effect() -> None:
     async with listening(Heads()) as url:
         pass
