@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-import msgspec
-
 from broker import limits
 from broker.core.state import media_type
 from broker.errors import BrokerError
@@ -28,13 +26,12 @@ from broker.http.problems import BadRequest, Form, answer_with
 from broker.http.request import ClientLeft, Headers, Receive, Request, Scope, headers_of, raw_path_of, request_id_of
 from broker.http.response import COMMON, Header, Response, Send
 from broker.http.session_routes import Target, target_of
-from broker.http.upload import Ack, End, Finished, Upload, error_of
+from broker.http.upload import End, Finished, Upload, error_of
 from broker.http.uploads import Uploads
 from consumer.wire import NDJSON, Code
 
 log = logging.getLogger("streamfold.http")
 
-_encode: Final = msgspec.json.Encoder().encode
 _HEADERS: Final[tuple[Header, ...]] = (
     (b"content-type", NDJSON.encode()),
     # A proxy that stores, compresses or buffers acks delays them until it has enough of them.
@@ -221,7 +218,7 @@ class _Exchange:
     async def write(self, upload: Upload) -> None:
         """Tell acks and the end."""
         news = await upload.news()
-        if isinstance(news, Finished) and upload.ack is None:
+        if isinstance(news, Finished) and upload.acks.seq < 0:
             news = upload.problem(BadRequest(Code.EMPTY_BODY, "no line has a batch"))
         if isinstance(news, Response):
             await upload.stop_reading()
@@ -229,15 +226,15 @@ class _Exchange:
         elif news is not None:
             await self._write_lines(upload, news)
 
-    async def _write_lines(self, upload: Upload, news: Ack | End | None) -> None:
+    async def _write_lines(self, upload: Upload, news: bytes | End | None) -> None:
         await self._begin()
         if self._direct is not None:
             upload.tell_with(self._tell)
-        while isinstance(news, Ack):
-            await self._send_body(_encode(news) + b"\n")
+        while isinstance(news, bytes):
+            await self._send_body(news + b"\n")
             news = await upload.news()
         if isinstance(news, Finished):
-            await self._send_body(_done(upload.ack))
+            await self._send_body(_done(upload.acks.newest()))
         elif news is not None:
             await self._send_body(error_of(news) + b"\n")
             await upload.stop_reading()
@@ -279,6 +276,6 @@ class _Exchange:
         return not self._sends and self._direct is not None and self._direct.write(ack + b"\n")
 
 
-def _done(ack: Ack | None) -> bytes:
+def _done(ack: bytes) -> bytes:
     """The last ack once more, as the last line of an upload that ended well."""
-    return _encode(ack)[:-1] + b',"done":true}\n'
+    return ack[:-1] + b',"done":true}\n'

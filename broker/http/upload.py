@@ -18,12 +18,12 @@ import msgspec
 
 from broker import limits
 from broker.core.entry import Entry, Kind
-from broker.core.offset import format_offset
 from broker.core.outcome import Outcome, Result
 from broker.core.page import Page, records
 from broker.core.state import Generation
 from broker.errors import BrokerError, EngineStopped, Unavailable
 from broker.http import session_answers as answers, session_requests as requests
+from broker.http.acks import Acks
 from broker.http.endpoint import answer_error
 from broker.http.problems import BadRequest
 from broker.http.request import ClientLeft, Request
@@ -42,22 +42,6 @@ Tell = Callable[[bytes], bool]
 """Tells an ack, as JSON, at once, if the connection takes it; False: it has not been told, and has to wait."""
 
 
-class Ack(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
-    """Every batch of the generation up to `seq` is durable; behind it the session's stream stands at `offset`.
-
-    No `offset` for a copy of a batch so old that nobody remembers where it landed.
-    """
-
-    seq: int
-    fence: int
-    session_id: str
-    generation_id: str
-    message_id: str
-    offset: str | None = None
-    duplicate: bool = False
-
-
-_encode: Final = msgspec.json.Encoder().encode
 _CHUNKS: Final = Kind.CHUNKS.value  # a member costs a call each time that it is named
 
 
@@ -90,6 +74,7 @@ class Upload:
         """Entries proposed of which nothing was heard: at most `limits.UPLOAD_IN_FLIGHT_MAX`."""
         self.flying = 0
         """As in `Proposer`."""
+        self.acks = Acks(target.session_id)
         self._uploads = uploads
         self._partition = uploads.partition
         self._gathering = uploads.gathering
@@ -97,12 +82,7 @@ class Upload:
         self._batches: requests.Batches | None = None  # made for the first: it is that which is wrong where they are
         self._in_flight_bytes = 0
         self._generation: Generation | None = None  # as of the newest outcome
-        self._position = 0  # of the session's stream behind the newest ack
-        self._acked: tuple[Entry, Outcome] | None = None  # the newest batch that is durable
-        self._acked_seq = -1
         self._ack_told = True
-        self._ack_about: tuple[int, str] = (0, "")  # the fence and the message of `_ack_middle`
-        self._ack_middle = b""  # of every ack about them: what stands between seq and offset
         self._has_claim = False  # on its rows, all of which are in memory
         self._end: End | None = None  # told once nothing is in flight
         self._failure: BadRequest | BrokerError | None = None  # told with all ids that are known by then
@@ -236,8 +216,8 @@ class Upload:
 
     # -- for whoever writes ------------------------------------------------------------------------------------------
 
-    async def news(self) -> Ack | End | None:
-        """What is to be told next: the newest ack, or the end behind the last; None when the client has left."""
+    async def news(self) -> bytes | End | None:
+        """What is to be told next: the newest ack, in JSON, or the end behind the last; None when the client left."""
         while True:
             self._changed.clear()
             if self._left:
@@ -247,7 +227,7 @@ class Upload:
                 return self._end
             if not self._ack_told:
                 self._ack_told = True
-                return self.ack
+                return self.acks.newest()
             if at_end:
                 return self._end if self._failure is None else self.problem(self._failure)
             await self._changed.wait()
@@ -259,12 +239,12 @@ class Upload:
     async def stop_request(self) -> JSONObject | None:
         """Who asked for the stop that ended the generation, and why; None where none did."""
         generation = self._generation
-        if generation is None or generation.reason != Reason.STOPPED or self.ack is None:
+        if generation is None or generation.reason != Reason.STOPPED or self.acks.seq < 0:
             return None
         stream = await self._partition.stream(self.target.path)
         if stream is None or stream.incarnation != generation.incarnation:
             return {}
-        page = await self._partition.read(self.target.path, stream, self._position, limits.READ_BYTES_MAX)
+        page = await self._partition.read(self.target.path, stream, self.acks.position, limits.READ_BYTES_MAX)
         return {} if page is None else _stop_in(page, generation.generation_id)
 
     def problem(self, error: Exception) -> Response:
@@ -329,44 +309,12 @@ class Upload:
             self._uploads.tell_soon(self)
         if entry.kind == _CHUNKS:
             self._uploads.batches += 1
-            if entry.seq > self._acked_seq:
-                self._acknowledge(entry, outcome)
+            if entry.seq > self.acks.seq:
+                self.acks.add(entry, outcome, generation)
+                self._ack_told = False
         elif entry.kind == Kind.FINISH:
             self._uploads.batches += 1
             self._set_end(Finished(self._answer(entry, outcome)))
-
-    def _acknowledge(self, entry: Entry, outcome: Outcome) -> None:
-        self._acked_seq = entry.seq
-        self._acked = entry, outcome
-        self._ack_told = False
-        if outcome.next_position is not None:
-            self._position = outcome.next_position
-
-    @property
-    def ack(self) -> Ack | None:
-        """The newest; its seq only rises."""
-        if self._acked is None:
-            return None
-        entry, outcome = self._acked
-        generation, position = outcome.generation, outcome.next_position
-        assert generation is not None  # `_take` has looked
-        offset = None if position is None else format_offset(position, generation.incarnation)
-        ids = (self.target.session_id, generation.generation_id, generation.message_id)
-        return Ack(entry.seq, generation.fence, *ids, offset, outcome.result is Result.DUPLICATE)
-
-    def _encoded_ack(self) -> bytes:
-        """The newest as JSON. Of those of tokens all is alike but the numbers."""
-        assert self._acked is not None
-        entry, outcome = self._acked
-        generation, position = outcome.generation, outcome.next_position
-        if generation is None or position is None or outcome.result is not Result.ACCEPTED:
-            return _encode(self.ack)
-        about = generation.fence, generation.message_id
-        if about != self._ack_about:
-            ids = (self.target.session_id, generation.generation_id, generation.message_id)
-            self._ack_about = about
-            self._ack_middle = _encode(Ack(0, generation.fence, *ids, ""))[len(b'{"seq":0') : -len(b'"}')]
-        return b'{"seq":%d%b%016x_%016x"}' % (entry.seq, self._ack_middle, position, generation.incarnation)
 
     def _answer(self, entry: Entry, outcome: Outcome) -> Response:
         return answers.answer(self.target, entry, outcome, self._partition.durability)
@@ -404,7 +352,7 @@ class Upload:
             return
         try:
             if self._tell is not None and self._end is None and not self._left:
-                self._ack_told = self._tell(self._encoded_ack())
+                self._ack_told = self._tell(self.acks.newest())
         except Exception as error:  # noqa: BLE001 -- a bug of ours, and this upload's alone
             self._refuse(self.problem(error))
         if not self._ack_told:

@@ -25,7 +25,7 @@ from broker.http.problems import BadRequest, Form, answer_with
 from broker.http.request import ClientLeft, Receive, Scope, headers_of, request_id_of
 from broker.http.response import COMMON, Response, Send
 from broker.http.session_routes import Target, target_of
-from broker.http.upload import Ack, End, Finished, Upload, error_of
+from broker.http.upload import End, Finished, Upload, error_of
 from broker.http.uploads import Uploads
 from consumer.wire import Code
 
@@ -150,8 +150,8 @@ class _Exchange:
         upload, send = self._upload, self._send
         if self._direct is not None:
             upload.tell_with(self._tell)
-        news: Ack | End | None = await upload.news()
-        while isinstance(news, Ack):
+        news: bytes | End | None = await upload.news()
+        while isinstance(news, bytes):
             self._says = True
             await _say(send, _ack(news))
             self._says = False
@@ -164,7 +164,7 @@ class _Exchange:
 
     def _tell(self, ack: bytes) -> bool:
         """Tell an ack in one go; False: it is not told."""
-        return not self._says and self._direct is not None and self._direct.write(b'{"ack":%b}' % ack)
+        return not self._says and self._direct is not None and self._direct.write(_ack(ack))
 
     async def _say_refusal(self, response: Response) -> None:
         stop = await self._upload.stop_request()
@@ -184,8 +184,8 @@ class _Exchange:
         return _REFUSED
 
 
-def _ack(ack: Ack) -> bytes:
-    return b'{"ack":%b}' % _encode(ack)
+def _ack(ack: bytes) -> bytes:
+    return b'{"ack":%b}' % ack
 
 
 async def _say(send: Send, frame: bytes) -> None:
