@@ -35,7 +35,7 @@ class Auditor:
         self._due = 0.0
         self.agreed = 0
         self.passed_over = 0
-        """Audits that did not agree, and whose writers were outvoted, or by the log itself."""
+        """Audits that did not agree, and whose writers were outvoted, or by the log itself; or of what the log lost."""
 
     def resume(self) -> None:
         """The store stands where `standing` does: nothing new is to be told."""
@@ -60,9 +60,12 @@ class Auditor:
         `is_first_hand`: what this node has, it has from the log itself, all of it: the other one was wrong, and is gone
         or is told by ours. Nobody could ever get past its record otherwise.
         """
+        is_ours = audit.log_uuid == self._standing.meta.log_uuid
+        if is_ours and audit.position > self._standing.position:
+            self._pass_over_lost(audit.position)
+            return
         self.put_off()
         self._audited_chain = audit.chain
-        is_ours = audit.log_uuid == self._standing.meta.log_uuid
         is_equal = self._audits.hear(boot, audit.position, audit.chain) if is_ours else False
         if is_equal:
             self.agreed += 1
@@ -96,6 +99,12 @@ class Auditor:
 
     def _tell(self, position: int, chain: bytes) -> None:
         self._write(Envelope(0, 0, audit=Audit(self._standing.meta.log_uuid, position, chain)))
+
+    def _pass_over_lost(self, position: int) -> None:
+        """Its writer had read a log that has lost records since, while this was under way: it tells of none that is."""
+        self.passed_over += 1
+        here = self._standing.position
+        log.error("the log lost records: who wrote the one at position %d had read all before %d", here, position)
 
     def _pass_over(self, position: int) -> None:
         self.passed_over += 1

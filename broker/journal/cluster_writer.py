@@ -182,17 +182,13 @@ class RecordWriter:
             it = control or _EMPTY
             envelope = Envelope(self._boot, number, entries, it.retired, it.meta, it.audit, self.log)
             self._unseen[number] = proposed
-            place = await self._append(envelope)
-            if place is not None and number in self._unseen:
-                self._places[number] = place
-                self._placed()
-            if place is not None or await self._is_there(number):
+            if await self._append(envelope) is not None or await self._is_there(number):
                 return
             self.void += 1
             proposed = self._still_wanted(proposed)
 
     async def _append(self, envelope: Envelope) -> int | None:
-        """Its position, or None when its fate is unknown."""
+        """Its position, or None when its fate is unknown. Raises Diverged."""
         try:
             position = await self._log.append(encode(envelope))
         except (OutcomeUnknown, Unavailable) as error:
@@ -201,16 +197,25 @@ class RecordWriter:
             return None
         self._durable_position = max(self._durable_position, position)
         self._confirmed.set()
+        if envelope.number in self._unseen:
+            self._places[envelope.number] = position
+            self._placed()
         return position
 
     async def _is_there(self, number: int) -> bool:
-        """Whether a record of unknown fate is in the log; if not, it never will count."""
+        """Whether a record of unknown fate is in the log; if not, it never will count.
+
+        Raises Diverged where the log has lost records: nothing is to be written again then, least of all an audit.
+        """
         pause_s = limits.SETTLE_PAUSE_S_MIN
         while True:
-            position = await self._append(Envelope(self._boot, self._next_number(), log=self.log))
+            settling = self._next_number()
+            self._unseen[settling] = ()
+            position = await self._append(Envelope(self._boot, settling, log=self.log))
             if position is not None:
                 await self._read_past(position)
                 return self._unseen.pop(number, None) is None
+            self._unseen.pop(settling, None)  # it may have been read, though nobody has confirmed it
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 -- it spreads load, it guards nothing
             pause_s = min(2 * pause_s, limits.SETTLE_PAUSE_S_MAX)
 

@@ -8,7 +8,7 @@ import pytest
 from broker.core.outcome import Outcome, Result
 from broker.errors import Damaged, Diverged, EngineStopped, StartError
 from broker.journal.cluster import ClusterJournal
-from broker.journal.cluster_record import Envelope, decode_mark, encode
+from broker.journal.cluster_record import Audit, Envelope, decode_mark, encode
 from broker.journal.shared_log import LogLost
 from tests.broker.journal.bench import MakeEntry
 from tests.broker.journal.memory_log import MemoryLog, Records
@@ -115,6 +115,45 @@ async def test_node_whose_log_lost_records_and_grew_again_is_told_by_where_its_o
         assert isinstance(node.heard.stopped[0], Diverged)
         assert node.quarantined
         assert node.proposals == [0, 1, 2]
+
+
+async def test_record_of_unknown_fate_is_not_written_to_a_log_that_has_lost_records_since(entry: MakeEntry) -> None:
+    """The empty one that is to settle its fate tells, by its place, before anything is written again."""
+    async with nodes(1) as (node,):
+        for number in range(3):
+            node.journal.propose(entry(number))
+            await node.heard.until_entries(number + 1)
+        del node.log.records.records[-2:]
+        node.log.faults.append("lost")
+        node.journal.propose(entry(3))
+        await until_stopped(node)
+        assert isinstance(node.heard.stopped[0], Diverged)
+        assert len(entries_of(node.log.records)) == 1
+
+
+async def test_audit_of_a_log_that_is_no_more_is_passed_over_and_has_no_vote(
+    entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was under way while Kafka lost records, and lies before the place that it tells of."""
+    monkeypatch.setattr("broker.limits.DISPUTE_S", 0.3)
+    records = Records()
+    async with nodes(2, records) as (one, two):
+        await settled(one)
+        await settled(two)
+        log_uuid, future = decode_mark(one.journal.mark()).meta.log_uuid, records.end + 3
+        for gone in (7, 8):
+            records.put(encode(Envelope(gone, 1, audit=Audit(log_uuid, future, b"another"))))
+        one.journal.propose(entry(1))
+        await two.heard.until_entries(1)
+        assert records.end == future
+        records.put(encode(Envelope(9, 1, audit=Audit(log_uuid, future, b"wrong"))))
+
+        async def is_judged() -> bool:
+            return all(node.journal.events["audits_passed_over"] == 3 for node in (one, two))
+
+        await eventually(is_judged)
+        assert not one.quarantined
+        assert not two.quarantined
 
 
 async def test_node_whose_store_was_copied_while_it_ran_is_told(entry: MakeEntry) -> None:

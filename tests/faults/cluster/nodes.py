@@ -116,13 +116,17 @@ class Nodes:
         """The log, replayed."""
         return await replayed(self.kafka.bootstrap, self.topic, PARTITIONS)
 
-    async def faults(self) -> list[str]:
-        """What is wrong with what these nodes serve, when nobody writes any more: each of them, and all together."""
+    async def faults(self, *, has_lost: bool = False) -> list[str]:
+        """What is wrong with what these nodes serve, when nobody writes any more: each of them, and all together.
+
+        `has_lost`: whether Kafka was made to lose what it had confirmed.
+        """
         replays = await self.replayed()
+        losses = [] if has_lost else [loss for replay in replays for loss in replay.losses]
         paths = paths_in(replays)
         dumps = {node.data_dir.name: await dumped(node.url, paths) for node in self.all}
         unlike = [f"{name}: {one}" for name, dump in dumps.items() for one in unlike_the_log(replays, dump)]
-        return [*differences(dumps), *unlike]
+        return [*differences(dumps), *unlike, *losses]
 
     async def stored_faults(self) -> list[str]:
         """What is wrong with what these nodes have stored; stops them."""

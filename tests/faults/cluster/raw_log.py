@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from broker.core.entry import decode as decode_entry
 from broker.core.outcome import Outcome
 from broker.core.state import Stream
-from broker.journal.cluster_record import Envelope, decode
+from broker.journal.cluster_record import Audit, Envelope, decode
 from broker.journal.shared_log import LogRecord
 from tests.broker.core.replica import Replica
 
@@ -46,7 +46,10 @@ async def records_of(bootstrap: str, topic: str, partition: int) -> list[LogReco
 
 @dataclass(eq=False)
 class Replay:
-    """One partition, applied record by record. What is wrong with the log itself is in `faults`."""
+    """One partition, applied record by record. What is wrong with the log itself is in `faults`.
+
+    `losses` are what says that Kafka once had more: a fault, too, unless it was made to lose it.
+    """
 
     state: Replica = field(default_factory=Replica)
     position: int = 0
@@ -57,6 +60,7 @@ class Replay:
     void: int = 0
     audits: int = 0
     faults: list[str] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
     _seen: dict[int, int] = field(default_factory=dict)
     _time_ms: int = 0
     _log: bytes = b""
@@ -88,8 +92,7 @@ class Replay:
             self._seen[envelope.retired] = _OVER
         if envelope.audit is not None:
             self.audits += 1
-            if self.chains.get(envelope.audit.position) != envelope.audit.chain:
-                self.faults.append(f"the audit at {record.position} has another chain before {envelope.audit.position}")
+            self._audit(record.position, envelope.audit)
         if envelope.entries:
             first_ms = self._time_ms - self.state.now_ms
             outcomes = [
@@ -97,6 +100,12 @@ class Replay:
                 for number, entry in enumerate(envelope.entries)
             ]
             self._link(record.position, outcomes)
+
+    def _audit(self, position: int, said: Audit) -> None:
+        if said.position > position:
+            self.losses.append(f"the audit at {position} tells of position {said.position}, which was yet to come")
+        elif self.chains.get(said.position) != said.chain:
+            self.faults.append(f"the audit at {position} has another chain before {said.position}")
 
     def _link(self, position: int, outcomes: Sequence[Outcome]) -> None:
         link = hashlib.blake2b(self.chain, digest_size=16)

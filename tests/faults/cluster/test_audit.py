@@ -127,6 +127,13 @@ def test_audit_with_another_chain_is_found() -> None:
     wrong = replay_of([*GOOD, audit(Audit(UUID, len(GOOD), chain[::-1]))])
     assert (right.audits, right.faults) == (1, [])
     assert len(wrong.faults) == 1
+    assert wrong.losses == []
+
+
+def test_audit_of_records_that_are_no_more_is_found_as_a_loss() -> None:
+    replay = replay_of([*GOOD, audit(Audit(UUID, len(GOOD) + 1, b"of another log"))])
+    assert replay.faults == []
+    assert len(replay.losses) == 1
 
 
 def audit(said: Audit) -> LogRecord:
