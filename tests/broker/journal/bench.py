@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from broker.core.entry import Entry
@@ -54,6 +55,19 @@ class Heard:
     async def until_entries(self, count: int) -> None:
         """Wait until so many were handed back."""
         await self.until(lambda: len(self.entries) >= count)
+
+    async def write(self, journal: Journal, *entries: Entry) -> None:
+        """Propose to the journal that is heard here, one after the other; return when the last was handed back."""
+        for entry in entries:
+            times = self._times(entry)
+            journal.propose(entry)
+            await self.until(partial(self._is_heard_again, entry, times))
+
+    def _is_heard_again(self, entry: Entry, times: int) -> bool:
+        return self._times(entry) > times
+
+    def _times(self, entry: Entry) -> int:
+        return sum(heard.proposal == entry.proposal for _, heard in self.entries)
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until what was handed back makes `holds` true."""

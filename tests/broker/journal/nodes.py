@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from broker.core.entry import Entry
 from broker.core.outcome import Outcome, Result
 from broker.journal import Commit, Refused
 from broker.journal.cluster import ClusterJournal
@@ -41,6 +42,10 @@ class Node:
             self.heard.deliver(commit)
             self.apply(commit)
         self.journal.start(self.deliver, self.heard.stop)
+
+    async def write(self, *entries: Entry) -> None:
+        """Propose them one by one, and return when all were handed back."""
+        await self.heard.write(self.journal, *entries)
 
     @property
     def proposals(self) -> list[int]:

@@ -32,9 +32,7 @@ def replace(old: bytes, new: bytes) -> Callable[[bytearray], None]:
 async def write(bench: Bench, entries: list[Entry], applied_index: int = 0) -> Heard:
     """Commit `entries` one by one in a journal of its own."""
     journal, heard = await bench.started(applied_index)
-    for n, one in enumerate(entries, 1):
-        journal.propose(one)
-        await heard.until_entries(n)
+    await heard.write(journal, *entries)
     await journal.aclose()
     return heard
 

@@ -31,11 +31,9 @@ async def test_every_node_is_handed_the_same_entries_in_the_same_order_at_the_sa
 
 async def test_records_that_are_no_entries_leave_no_gap_in_the_indexes(entry: MakeEntry) -> None:
     async with nodes(1) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         node.log.records.put(b"somebody else's")
-        node.journal.propose(entry(2))
-        await node.heard.until_entries(2)
+        await node.write(entry(2))
         assert node.heard.indexes == [1, 2]
         assert node.journal.counts.foreign == 1
 
@@ -43,11 +41,9 @@ async def test_records_that_are_no_entries_leave_no_gap_in_the_indexes(entry: Ma
 async def test_time_never_goes_back_when_the_clock_of_the_log_does(entry: MakeEntry) -> None:
     now_ms = 5_000
     async with nodes(1, Records(lambda: now_ms)) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         now_ms = 3_000
-        node.journal.propose(entry(2))
-        await node.heard.until_entries(2)
+        await node.write(entry(2))
         assert [commit.time_ms for commit in node.heard.commits] == [5_000, 5_000]
         assert node.journal.now_ms() >= 5_000
 
@@ -118,8 +114,7 @@ async def test_proposals_that_the_log_does_not_take_in_time_are_refused_and_neve
         assert isinstance(told[1], OutcomeUnknown)
         assert isinstance(told[2], Unavailable)
         node.log.road.set()
-        node.journal.propose(entry(3))
-        await node.heard.until_entries(2)
+        await node.write(entry(3))
         assert node.proposals == [1, 3]
 
 
@@ -139,8 +134,7 @@ async def test_restart_goes_on_where_the_store_stands(entry: MakeEntry) -> None:
     try:
         assert again.proposals == [2, 3]
         assert again.heard.indexes == [3, 4]
-        again.journal.propose(entry(4))
-        await again.heard.until_entries(3)
+        await again.write(entry(4))
     finally:
         await again.journal.aclose()
 
@@ -149,8 +143,7 @@ async def test_what_an_earlier_life_left_under_way_is_void_once_the_next_one_has
     """A killed process's record may still sit in a connection; who asked for it has long asked again elsewhere."""
     records = Records()
     async with nodes(1, records) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         straggler = encode(Envelope(node.journal.boot, 99, tuple(entries_of(records)[:1])))
         index, mark = node.index, node.mark
     again = Node(records)
@@ -158,8 +151,7 @@ async def test_what_an_earlier_life_left_under_way_is_void_once_the_next_one_has
     try:
         await settled(again)
         records.put(straggler)
-        again.journal.propose(entry(2))
-        await again.heard.until_entries(1)
+        await again.write(entry(2))
         assert again.proposals == [2]
         assert again.journal.counts.void == 1
     finally:
@@ -178,8 +170,7 @@ async def test_time_that_only_an_empty_record_told_does_not_go_back_at_a_restart
         await settled(two)
         index, mark = two.index, two.journal.mark()
         now_ms = 6_000
-        one.journal.propose(entry(2))
-        await one.heard.until_entries(2)
+        await one.write(entry(2))
         again = Node(records)
         await again.start(index, mark)
         try:
@@ -194,15 +185,13 @@ async def test_process_whose_store_was_copied_while_it_lives_stops_instead_of_wr
     """The copy's first record voids whatever the original writes from then on."""
     records = Records()
     async with nodes(1, records) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         copy = Node(records)
         await copy.start(node.index, node.mark)
         try:
             await node.heard.until(lambda: node.heard.stopped)
             assert "copy" in str(node.heard.stopped[0])
-            copy.journal.propose(entry(2))
-            await copy.heard.until_entries(1)
+            await copy.write(entry(2))
         finally:
             await copy.journal.aclose()
 
@@ -210,9 +199,7 @@ async def test_process_whose_store_was_copied_while_it_lives_stops_instead_of_wr
 async def test_node_that_starts_empty_makes_the_same_of_the_whole_log(entry: MakeEntry) -> None:
     records = Records()
     async with nodes(1, records) as (node,):
-        for number in range(5):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number + 1)
+        await node.write(*map(entry, range(5)))
         late = Node(records)
         await late.start()
         assert late.proposals == node.proposals
@@ -225,8 +212,7 @@ async def test_node_that_starts_empty_makes_the_same_of_the_whole_log(entry: Mak
 
 async def test_catching_up_is_having_applied_what_others_wrote_before(entry: MakeEntry) -> None:
     async with nodes(2) as (one, two):
-        one.journal.propose(entry(1))
-        await one.heard.until_entries(1)
+        await one.write(entry(1))
         assert await two.journal.catch_up()
         assert two.proposals == [1]
 
@@ -237,8 +223,7 @@ async def test_catching_up_does_not_believe_a_server_that_leads_no_more(entry: M
         await two.journal.catch_up()
         two.log.old_end = two.log.records.end
         two.log.readable.clear()
-        one.journal.propose(entry(1))
-        await one.heard.until_entries(1)
+        await one.write(entry(1))
         caught_up = asyncio.create_task(two.journal.catch_up())
         await asyncio.sleep(0.05)
         assert not caught_up.done()
@@ -276,17 +261,14 @@ async def test_node_that_does_not_catch_up_in_time_says_so(monkeypatch: pytest.M
 
 async def test_node_that_starts_keeps_its_store_though_a_server_that_leads_no_more_has_less(entry: MakeEntry) -> None:
     async with nodes(1) as (node,):
-        for number in range(3):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number + 1)
+        await node.write(*map(entry, range(3)))
         index, mark, records = node.index, node.mark, node.log.records
     again = Node(records)
     again.log.old_end = 2
     await again.start(index, mark)
     try:
         assert not again.quarantined
-        again.journal.propose(entry(3))
-        await again.heard.until_entries(1)
+        await again.write(entry(3))
         assert again.heard.indexes == [4]
     finally:
         await again.journal.aclose()

@@ -65,8 +65,7 @@ async def test_node_that_made_something_else_of_the_log_stops_and_the_others_go_
     again = Node(records)
     await again.start(index, mark)  # it reads of the dispute, and was not there
     try:
-        again.journal.propose(entry(3))
-        await again.heard.until_entries(3)
+        await again.write(entry(3))
         await asyncio.sleep(0.6)
         assert not again.heard.stopped
     finally:
@@ -96,8 +95,7 @@ async def test_wrong_audit_stops_nobody_who_has_made_all_anew_from_the_log(entry
     again.makes = Outcome(Result.ACCEPTED, next_position=7)  # neither of the two
     await again.start()
     try:
-        again.journal.propose(entry(2))
-        await again.heard.until_entries(2)
+        await again.write(entry(2))
         assert not again.quarantined
     finally:
         await again.journal.aclose()
@@ -106,9 +104,7 @@ async def test_wrong_audit_stops_nobody_who_has_made_all_anew_from_the_log(entry
 async def test_node_whose_log_lost_records_and_grew_again_is_told_by_where_its_own_went(entry: MakeEntry) -> None:
     """It reads on behind what was lost, and has what the log has not: no other node needs to tell it."""
     async with nodes(1) as (node,):
-        for number in range(3):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number + 1)
+        await node.write(*map(entry, range(3)))
         del node.log.records.records[-2:]
         node.journal.propose(entry(3))
         await node.heard.until(lambda: node.heard.stopped)
@@ -159,8 +155,7 @@ async def test_audit_of_a_log_that_is_no_more_is_passed_over_and_has_no_vote(
 async def test_node_whose_store_was_copied_while_it_ran_is_told(entry: MakeEntry) -> None:
     """The copy takes it for its own earlier life, and ends that."""
     async with nodes(1) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         copy = Node(node.log.records)
         await copy.start(node.index, node.mark)
         try:
@@ -168,8 +163,7 @@ async def test_node_whose_store_was_copied_while_it_ran_is_told(entry: MakeEntry
             with suppress(EngineStopped):  # it may have been told already
                 node.journal.propose(entry(2))
             await node.heard.until(lambda: node.heard.stopped)
-            copy.journal.propose(entry(3))
-            await copy.heard.until_entries(1)
+            await copy.write(entry(3))
         finally:
             await copy.journal.aclose()
 
@@ -178,8 +172,7 @@ async def test_log_that_lost_what_the_store_has_is_told_and_the_store_set_aside(
     """An unclean election: what was acknowledged is gone from the log, and must not be served as if it were there."""
     records = Records()
     async with nodes(1, records) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         index, mark = node.index, node.mark
     del records.records[-1]
     again = Node(records)
@@ -193,15 +186,11 @@ async def test_log_that_lost_records_and_grew_again_while_a_node_was_down_is_tol
 ) -> None:
     records = Records()
     async with nodes(1, records) as (node,):
-        for number in range(3):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number + 1)
+        await node.write(*map(entry, range(3)))
         index, mark = node.index, node.mark
     del records.records[2:]
     async with nodes(1, records) as (other,):
-        for number in range(10, 15):
-            other.journal.propose(entry(number))
-            await other.heard.until_entries(len(other.heard.entries) + 1)
+        await other.write(*map(entry, range(10, 15)))
         assert records.end > decode_mark(mark).position
     again = Node(records)
     with pytest.raises(Damaged, match="another record at position"):
@@ -212,13 +201,11 @@ async def test_log_that_lost_records_and_grew_again_while_a_node_was_down_is_tol
 async def test_node_goes_on_where_its_store_stands_when_the_log_is_as_it_was(entry: MakeEntry) -> None:
     records = Records()
     async with nodes(1, records) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         index, mark = node.index, node.mark
     again = Node(records)
     await again.start(index, mark)
-    again.journal.propose(entry(2))
-    await again.heard.until_entries(1)
+    await again.write(entry(2))
     assert again.heard.indexes == [2]
     assert not again.quarantined
     await again.journal.aclose()
@@ -237,14 +224,11 @@ async def test_node_that_is_told_by_the_log_that_it_lost_records_stops_and_its_s
 
 async def test_log_that_was_made_anew_under_its_name_is_told(entry: MakeEntry) -> None:
     async with nodes(1) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         index, mark = node.index, node.mark
     other = Records()
     async with nodes(1, other) as (node,):
-        for number in range(5):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number + 1)
+        await node.write(*map(entry, range(5)))
     again = Node(other)
     with pytest.raises(Damaged, match="made anew"):
         await again.start(index, mark)
@@ -255,13 +239,9 @@ async def test_node_whose_log_is_made_anew_while_it_runs_applies_nothing_of_the_
     """KF10. The new one may have grown to where the node reads on, and look like the old one."""
     new = Records()
     async with nodes(1, new) as (node,):
-        for number in range(10, 20):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number - 9)
+        await node.write(*map(entry, range(10, 20)))
     async with nodes(1) as (node,):
-        for number in range(3):
-            node.journal.propose(entry(number))
-            await node.heard.until_entries(number + 1)
+        await node.write(*map(entry, range(3)))
         node.log.records.records[:] = new.records
         with suppress(EngineStopped):
             node.journal.propose(entry(3))
@@ -274,19 +254,16 @@ async def test_record_of_a_node_that_takes_the_log_for_its_old_one_is_void(entry
     """What the log begins with tells which of the two is wrong."""
     records = Records()
     async with nodes(1, records) as (node,):
-        node.journal.propose(entry(1))
-        await node.heard.until_entries(1)
+        await node.write(entry(1))
         stray = Envelope(7, 1, tuple(entries_of(records)[:1]), log=b"anotherlog"[:8])
         records.put(encode(stray))
         index, mark = node.index, node.mark
-        node.journal.propose(entry(2))
-        await node.heard.until_entries(2)
+        await node.write(entry(2))
         assert node.proposals == [1, 2]
     again = Node(records)
     await again.start(index, mark)
     try:
-        again.journal.propose(entry(3))
-        await again.heard.until_entries(2)
+        await again.write(entry(3))
         assert again.proposals == [2, 3]
     finally:
         await again.journal.aclose()

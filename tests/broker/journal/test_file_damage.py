@@ -101,8 +101,7 @@ async def test_frames_of_a_segments_former_life_are_not_found(bench: Bench, entr
     bench.segment_bytes = BLOCK_BYTES
     journal, heard = await bench.started()
     for n in range(1, 60):
-        journal.propose(entry(n, b"x" * 300))
-        await heard.until_entries(n)
+        await heard.write(journal, entry(n, b"x" * 300))
         journal.trim(n - 1)
     await journal.aclose()
     assert files(bench, ".spare")
