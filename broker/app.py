@@ -222,9 +222,8 @@ def _engine(settings: Settings) -> tuple[Journal, SqliteStore]:
 def _kafka(settings: Settings) -> tuple[Partitioned, list[SnapshotMaker]]:
     """A journal and a store for each partition of the topic, each store in a folder of its own."""
     try:
-        # The client of Kafka is an extra of its own.
-        from broker.journal.kafka import Kafka  # noqa: PLC0415
-        from broker.journal.kafka_topic import KafkaTopic  # noqa: PLC0415
+        from broker.journal.kafka import Kafka  # noqa: PLC0415 -- its client is an extra
+        from broker.journal.kafka_topic import KafkaTopic  # noqa: PLC0415 -- as above
     except ModuleNotFoundError as error:
         raise StartError(f"{error}", "install streamfold[kafka]") from error
     count = settings.kafka_partitions
@@ -290,10 +289,10 @@ def _signing(settings: Settings) -> Signing:
 
 
 async def _for_ever(run: Callable[[], Awaitable[None]]) -> None:
-    """Run it again after a bug: what it stumbled over must not take the log down, which knows nothing of it."""
+    """Run it again after a bug."""
     while True:
         try:
             await run()
-        except Exception:
+        except Exception:  # what it stumbled over must not take the log down, which knows nothing of it
             log.exception("a background task failed; it starts again")
             await asyncio.sleep(_REVIVE_S)

@@ -56,7 +56,7 @@ async def _evaluate(name: str, value: Value, wait_s_max: float) -> str:
         with anyio.fail_after(wait_s_max):
             given = value()
             text: object = await given if inspect.isawaitable(given) else given
-    except Exception as error:
+    except Exception as error:  # whatever a function of the caller's raises
         raise ValueFailed(f"the value of {name!r} could not be had: {type(error).__name__}: {error}") from error
     if not isinstance(text, str) or not _HEADER.fullmatch(text):
         raise ValueFailed(f"the value of {name!r} is no printable text")  # and is not told: it may be a secret

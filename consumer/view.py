@@ -16,6 +16,7 @@ import msgspec
 from consumer.address import checked_id, messages_target, with_query
 from consumer.batch import Batch
 from consumer.changes import Change, Changes
+from consumer.errors import ClientError
 from consumer.limits import Limits
 from consumer.optimistic import Optimistic, Sending
 from consumer.plain import decode, encode
@@ -260,8 +261,8 @@ class SessionView:
         with sending.scope:
             try:
                 sending.settle((await self._reader.client.ask(request, _Posted)).offset)
-            except Exception:
-                # Whatever went wrong with the answer does not matter once the log has told of the message: it is there.
+            except ClientError:
+                # What went wrong with the answer does not matter once the log has told of the message: it is there.
                 if sending.offset is None:
                     raise
 

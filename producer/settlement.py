@@ -91,7 +91,7 @@ class Settlements:
         try:
             with anyio.fail_after(self._limits.attempt_timeout_s):
                 await self._settle(ended)
-        except Exception as error:
+        except Exception as error:  # whatever the caller's hook raises
             failure.error = described(error)
             self._metrics.failed_settlement_attempts += 1
             if isinstance(error, ClientError) and not error.retryable:

@@ -10,6 +10,10 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 NODE_PROJECTS = ("tests/conformance", "tests/e2e/clients", "tests/e2e/chat", "benchmarks/peers")
 LOCKS = ("requirements.lock", "requirements-dev.lock", *(f"{project}/package-lock.json" for project in NODE_PROJECTS))
+PACKAGES = ("broker", "producer", "consumer", "tests", "benchmarks")
+UNEXPLAINED = re.compile(
+    r"(except Exception( as \w+)?:|# noqa(: [A-Z]+\d+(, *[A-Z]+\d+)*)?|# type: ignore(\[[a-z, -]+\])?)$", re.MULTILINE
+)
 CLIENTS = {"aiohttp", "anyio", "certifi", "click", "h11", "msgspec", "sseclient-py", "stamina", "yarl"}
 
 
@@ -42,3 +46,17 @@ def test_lock_names_no_download_address(lock: str) -> None:
     """Where packages come from is each machine's own setting; the hashes say what they have to be."""
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert not re.search(r'"resolved"|--(extra-)?index-url|\.(tgz|whl|tar\.gz)', text)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_line_that_is_exempt_from_a_rule_says_why(package: str) -> None:
+    """An error that is caught whatever it is, a check that is switched off."""
+    paths = list((ROOT / package).rglob("*.py"))
+    assert paths
+    assert not [(str(path), it[0]) for path in paths for it in UNEXPLAINED.finditer(path.read_text(encoding="utf-8"))]
+
+
+def test_tests_are_left_out_in_one_way_which_fails_where_all_must_run() -> None:
+    asked = re.compile(r"pytest\.(skip|xfail|importorskip)\(")
+    paths = [path for path in (ROOT / "tests").rglob("*.py") if asked.search(path.read_text(encoding="utf-8"))]
+    assert paths == [ROOT / "tests" / "missing.py"]

@@ -95,9 +95,8 @@ class Endpoint:
                 await unless_client_leaves(send_live(send, response, request_id), receive)
         except (ClientLeft, CutOff, TimeoutError, EngineStopped):
             return
-        except Exception:
+        except Exception:  # a bug of ours. The status has left: only an end without an end has the reader come back
             self._traffic.bugs += 1
-            # The status has been sent: only an end without an end tells the reader that it must come back.
             log.exception("request %s failed while it was streamed", request_id.decode())
 
 

@@ -63,10 +63,9 @@ class Framework:
 
         try:
             await self._starlette(scope, receive, send_with_headers)
-        except Exception:
-            # Starlette answers with `_on_bug` and raises on, for the server to log: once, and here.
+        except Exception:  # a bug of ours: Starlette has answered with `_on_bug`, and raises on
             self._traffic.bugs += 1
-            log.exception("request %s failed", request_id.decode())
+            log.exception("request %s failed", request_id.decode())  # once, and not by the server again
             if not started:
                 raise
 

@@ -122,9 +122,8 @@ class NdjsonEndpoint:
                 await upload.run(reading, functools.partial(exchange.write, upload))
         except (BadRequest, BrokerError) as error:
             await exchange.refuse(answer_error(error, exchange.request_id.decode(), self._uploads.traffic, form))
-        except Exception:
+        except Exception:  # a bug of ours. An answer that has begun takes nothing back: its end without an end tells
             self._uploads.traffic.bugs += 1
-            # An answer that has begun cannot take it back: only an end without an end tells the client.
             log.exception("upload %s failed", exchange.request_id.decode())
 
 

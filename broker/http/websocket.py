@@ -74,9 +74,8 @@ class WebSocketEndpoint:
             await _deny(scope, send, response, request_id)
         except OSError:
             return  # how a server says that the client has left (ASGI, WebSocket 2.4)
-        except Exception:
+        except Exception:  # a bug of ours, and this connection's alone: the server closes it, and the client comes back
             self._uploads.traffic.bugs += 1
-            # A bug of ours, and this connection's alone: the server closes it, and the client comes back.
             log.exception("upload %s failed", request_id.decode())
 
 

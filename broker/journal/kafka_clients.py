@@ -82,7 +82,7 @@ class Client:
             if is_cancelled():
                 raise
             raise ClientFailed("the client is closed") from error
-        except Exception as error:
+        except Exception as error:  # what it raises is not all documented: whatever it is, there was no answer
             self._fail(client)
             raise ClientFailed(told(error, answer_s_max)) from error
         if client is self._client:

@@ -198,7 +198,7 @@ class SqliteStore:
                     change(self._held)
                 if self._wal is not None:
                     self._wal.wrote(size_bytes)
-        except Exception as error:
+        except Exception as error:  # of what is not known for certain, a bug of ours included, the fate is unknown
             if is_definite(error):
                 raise self._refused(error) from error
             self._error = EngineStopped(f"the fate of a checkpoint is unknown: {error!r}")

@@ -206,13 +206,6 @@ async def opened(
         await partition.aclose()
 
 
-async def until(fact: Callable[[], object]) -> None:
-    """Let the others run until it is so."""
-    async with asyncio.timeout(10):
-        while not fact():  # noqa: ASYNC110 -- most facts here have no event that could be waited for
-            await asyncio.sleep(0.001)
-
-
 async def blocked(task: asyncio.Future[Outcome] | asyncio.Task[None]) -> bool:
     """Whether the task still waits once everybody else has run as far as they can."""
     for _ in range(50):

@@ -17,7 +17,8 @@ from broker.partitions import Partitioned
 from broker.store import Snapshot
 from consumer.session import SessionFold
 from tests.broker.core.entries import SESSION, chunks, create_session, finish, message, stop
-from tests.broker.held import HeldJournal, HeldStore, opened, until
+from tests.broker.held import HeldJournal, HeldStore, opened
+from tests.eventually import until
 
 OTHER = "sessions/other"
 

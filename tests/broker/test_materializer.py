@@ -24,7 +24,7 @@ from tests.broker.core.entries import (
     message,
     stop,
 )
-from tests.broker.held import HeldStore, until
+from tests.broker.held import HeldStore
 from tests.broker.materialized import (
     ANSWER,
     OTHER,
@@ -37,6 +37,7 @@ from tests.broker.materialized import (
     text,
     told,
 )
+from tests.eventually import until
 
 # -- the fold of the log ---------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from broker.partition import Partition
 from broker.partitions import Partitioned
 from consumer.plain import encode
 from tests.broker.core.entries import SESSION, chunks, create_session, delete_session, finish, message, stop
-from tests.broker.held import until
 from tests.broker.materialized import OTHER, CountingStore, do, folded, following, require_fold, running, text, told
+from tests.eventually import until
 
 
 async def test_least_recently_used_session_is_forgotten_and_folded_again() -> None:

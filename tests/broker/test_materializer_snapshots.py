@@ -16,8 +16,9 @@ from broker.folded import SNAPSHOT_BYTES_PER_RECORD, SNAPSHOT_RECORDS, Due
 from broker.materializer import Materializer
 from broker.store import Snapshot
 from tests.broker.core.entries import SESSION, chunks, create_session, finish, message
-from tests.broker.held import HeldStore, until
+from tests.broker.held import HeldStore
 from tests.broker.materialized import ANSWER, OTHER, CountingStore, do, following, log_of, require_fold, text, told
+from tests.eventually import until
 
 
 async def snapshot_positions(store: HeldStore) -> list[int]:

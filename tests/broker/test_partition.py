@@ -12,7 +12,8 @@ from broker.core.outcome import Result
 from broker.errors import Diverged, EngineStopped, Unavailable
 from consumer.wire import Code
 from tests.broker.core.entries import PATH, SESSION, append, chunks, create, create_session, delete, delete_session
-from tests.broker.held import NEVER_S, HeldJournal, HeldStore, blocked, content, opened, until
+from tests.broker.held import NEVER_S, HeldJournal, HeldStore, blocked, content, opened
+from tests.eventually import until
 
 # -- nothing before it is durable ------------------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ from tests.broker.core.entries import (
     heartbeat,
     stop,
 )
-from tests.broker.held import READ_BYTES, HeldJournal, HeldStore, blocked, content, opened, until
+from tests.broker.held import READ_BYTES, HeldJournal, HeldStore, blocked, content, opened
+from tests.eventually import until
 
 SMALL = 20_000
 

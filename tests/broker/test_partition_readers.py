@@ -24,7 +24,8 @@ from tests.broker.core.entries import (
     finish,
 )
 from tests.broker.core.replica import BEGIN_MS
-from tests.broker.held import NEVER_S, READ_BYTES, HeldJournal, HeldStore, blocked, content, opened, until
+from tests.broker.held import NEVER_S, READ_BYTES, HeldJournal, HeldStore, blocked, content, opened
+from tests.eventually import until
 
 # -- readers ---------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from broker.store import Head
 from consumer.wire import Code
 from tests.broker.core.entries import PATH, SESSION, append, chunks, create, create_session, finish, heartbeat, message
 from tests.broker.core.replica import BEGIN_MS
-from tests.broker.held import Gate, HeldJournal, HeldStore, blocked, content, opened, stamped, until
+from tests.broker.held import Gate, HeldJournal, HeldStore, blocked, content, opened, stamped
+from tests.eventually import until
 
 # -- rows ------------------------------------------------------------------------------------------------------------
 

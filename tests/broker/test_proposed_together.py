@@ -7,7 +7,8 @@ from broker.core.outcome import Outcome, Result
 from broker.errors import EngineStopped, Unavailable
 from broker.partition import Partition
 from tests.broker.core.entries import SESSION, chunks, create_session
-from tests.broker.held import HeldJournal, HeldStore, opened, until
+from tests.broker.held import HeldJournal, HeldStore, opened
+from tests.eventually import until
 
 
 class Writer:

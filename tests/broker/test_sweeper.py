@@ -29,7 +29,8 @@ from tests.broker.core.entries import (
     stop,
     touch,
 )
-from tests.broker.held import HeldJournal, HeldStore, blocked, opened, until
+from tests.broker.held import HeldJournal, HeldStore, blocked, opened
+from tests.eventually import until
 
 LEASE_S = limits.LEASE_MS / 1000
 
@@ -248,7 +249,7 @@ def _leased(generation_id: str, lease_ms: int) -> Entry:
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["in memory", "stored"])
-async def test_overdue_stream_is_taken_away_with_all_it_had(stored: bool) -> None:  # noqa: FBT001 -- a parameter
+async def test_overdue_stream_is_taken_away_with_all_it_had(*, stored: bool) -> None:
     async with watching() as watch:
         await watch.do(create(b"1", ttl_s=1), create(b"1", path="stays"), create(b"1", path="later", ttl_s=100))
         if stored:

@@ -45,7 +45,7 @@ def test_read_takes_as_many_batches_as_fit_and_at_least_one(batches: list[int], 
 
 
 @pytest.mark.parametrize(("position", "held"), [(9, False), (10, True), (14, True), (15, False), (16, False)])
-def test_tail_holds_what_lies_between_its_first_page_and_its_end(position: int, held: bool) -> None:  # noqa: FBT001 -- a column of the table above
+def test_tail_holds_what_lies_between_its_first_page_and_its_end(position: int, *, held: bool) -> None:
     assert tail_of(2, 3, start=10).holds(position) is held
 
 

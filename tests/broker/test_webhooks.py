@@ -103,7 +103,7 @@ def test_development_is_over_when_others_reach_the_broker(url: str) -> None:
     "address",
     [
         *["10.1.2.3", "172.31.0.1", "192.168.1.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "100.100.100.200"],
-        *["0.0.0.0", "255.255.255.255", "224.0.0.1", "240.0.0.1", "192.0.0.192", "198.18.0.1", "168.63.129.16"],  # noqa: S104
+        *["0.0.0.0", "255.255.255.255", "224.0.0.1", "240.0.0.1", "192.0.0.192", "198.18.0.1", "168.63.129.16"],  # noqa: S104 -- no address to bind
         *[
             "::1",
             "::",
@@ -170,7 +170,7 @@ async def test_name_without_an_address_may_have_one_later() -> None:
         (200, b'{"a": "%b", "done": true}' % (b" " * limits.WEBHOOK_ANSWER_BYTES_MAX), False),
     ],
 )
-async def test_receiver_that_took_it_may_be_done(status: int, body: bytes, done: bool) -> None:  # noqa: FBT001
+async def test_receiver_that_took_it_may_be_done(status: int, body: bytes, *, done: bool) -> None:
     async with Receiver() as receiver, closing(hooks()) as made:
         receiver.answer(status, body)
         assert await made.deliver(receiver.url, b'{"a": 1}') is done

@@ -226,7 +226,7 @@ class Model:
             await self._changed.wait_for(lambda: len(self.records) > position or self.closed)
 
     def _position(self, offset: str) -> int:
-        return {"-1": 0, "now": len(self.records)}.get(offset) if offset in ("-1", "now") else int(offset)  # type: ignore[return-value]
+        return len(self.records) if offset == "now" else max(0, int(offset))  # -1 is the start
 
     @property
     def _is_text(self) -> bool:

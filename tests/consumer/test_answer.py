@@ -44,7 +44,7 @@ def test_answer_that_may_be_better_later_is_a_failed_attempt(status: int) -> Non
 @pytest.mark.parametrize(
     ("status", "effect_unknown"), [(408, False), (429, False), (503, False), (500, True), (504, True)]
 )
-def test_failed_attempt_tells_whether_it_may_have_had_its_effect(status: int, effect_unknown: bool) -> None:  # noqa: FBT001  a row of the table
+def test_failed_attempt_tells_whether_it_may_have_had_its_effect(status: int, *, effect_unknown: bool) -> None:
     with pytest.raises(AttemptFailed) as caught:
         check(problem(status, "OVERLOADED"))
     assert caught.value.effect_unknown == effect_unknown

@@ -120,7 +120,7 @@ async def test_text_keeps_its_line_ends_while_it_is_followed() -> None:
         await model.close()
         seen += [batch.records async for batch in batches]
 
-    assert b"".join(seen) == b"a\r\nb\n\n\rc\xc3"  # type: ignore[arg-type]
+    assert b"".join(seen) == b"a\r\nb\n\n\rc\xc3"  # type: ignore[arg-type]  # as above
     assert {asked.query.get("live") for asked in model.asked} == {None, "long-poll"}
 
 

@@ -1,12 +1,7 @@
 """A real nginx that caches, in front of a real broker: many readers cost it about as much as one (PROTOCOL.md 10)."""
 
-import grp
-import os
-import pwd
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -16,7 +11,9 @@ import httpx
 import pytest
 
 from tests.e2e.clients.node import program
-from tests.live import HOST, Broker, free_port
+from tests.eventually import eventually
+from tests.live import HOST, Broker
+from tests.nginx import Nginx
 
 READERS = 50
 WAIT_S_MAX = 20.0
@@ -30,8 +27,7 @@ T = TypeVar("T")
 # A reader that waits on the lock comes back every half second; the lock outlasts a long-poll, or it would not collapse.
 CONFIG = """\
 daemon off;
-user {user} {group};
-worker_processes 1;
+master_process off;
 pid {folder}/nginx.pid;
 events {{ worker_connections 1024; }}
 http {{
@@ -46,7 +42,7 @@ http {{
         listen {host}:{port};
         location = /nginx {{ stub_status; }}
         location / {{
-            proxy_pass {upstream};
+            proxy_pass http://{host}:{broker_port};
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_cache streams;
@@ -58,6 +54,14 @@ http {{
     }}
 }}
 """
+
+
+class Cache(Nginx):
+    """An nginx that keeps what it may."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        super().__init__(broker, folder)
+        self._configuration = CONFIG.format(folder=folder, host=HOST, port=self._port, broker_port=broker.port)
 
 
 class Proxy(NamedTuple):
@@ -113,61 +117,14 @@ class Pages(NamedTuple):
 
 @pytest.fixture
 async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
-    program_path = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program_path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("there is no nginx: run deploy/setup --test")
-        pytest.skip("there is no nginx: run deploy/setup --test")
     limits = httpx.Limits(max_connections=None)
     async with (
         Broker(tmp_path / "data") as broker,
-        nginx(program_path, tmp_path / "nginx", broker.url) as url,
+        Cache(broker, tmp_path / "nginx") as nginx,
         httpx.AsyncClient(timeout=WAIT_S_MAX, limits=limits) as http,
     ):
-        running = Proxy(broker, url, http)
+        running = Proxy(broker, nginx.url, http)
         yield running
-
-
-@asynccontextmanager
-async def nginx(program_path: str, folder: Path, upstream: str) -> AsyncIterator[str]:
-    """An nginx in front of `upstream`, as whoever runs the tests; its URL."""
-    folder.mkdir()
-    port = free_port()
-    user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
-    config = CONFIG.format(folder=folder, host=HOST, port=port, upstream=upstream, user=user, group=group)
-    (folder / "nginx.conf").write_text(config)
-    command = [program_path, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    process = await anyio.open_process(command, stdin=None, stdout=None, stderr=None)
-    try:
-        await until(lambda: answers(f"http://{HOST}:{port}/nginx", process))
-        yield f"http://{HOST}:{port}"
-    finally:
-        with anyio.CancelScope(shield=True):
-            await end(process)
-
-
-async def end(process: anyio.abc.Process) -> None:
-    with suppress(ProcessLookupError):
-        process.terminate()
-    with anyio.fail_after(WAIT_S_MAX):
-        await process.wait()
-
-
-async def answers(url: str, process: anyio.abc.Process) -> bool:
-    assert process.returncode is None, "nginx has ended; what it said is above"
-    async with httpx.AsyncClient() as http:
-        try:
-            return (await http.get(url)).is_success
-        except httpx.TransportError:
-            return False
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    with anyio.fail_after(WAIT_S_MAX):
-        while True:
-            if await holds():
-                return
-            await anyio.sleep(0.02)
 
 
 async def at_once(reader: Callable[[], Awaitable[T]], times: int = READERS) -> list[T]:
@@ -229,7 +186,7 @@ async def until_all_wait(proxy: Proxy) -> None:
     async def all_wait() -> bool:
         return await proxy.busy() == READERS and await proxy.waiting_at_broker() > 0
 
-    await until(all_wait)
+    await eventually(all_wait)
 
 
 async def tail_of(proxy: Proxy) -> dict[str, str]:
@@ -296,7 +253,7 @@ async def append_once_one_waits(proxy: Proxy, record: bytes) -> None:
     async def one_waits() -> bool:
         return await proxy.waiting_at_broker() == 1
 
-    await until(one_waits)
+    await eventually(one_waits)
     await proxy.send("POST", STREAM, record)
 
 

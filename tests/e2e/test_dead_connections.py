@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from consumer import Batch, Limits, NotFound, Reader, SessionView
 from producer import Producer
-from tests.eventually import eventually
+from tests.eventually import until
 from tests.live import Broker, free_port
 from tests.nginx import Nginx
 from tests.relay import Relay
@@ -302,13 +302,6 @@ async def append_numbers(producer: Producer, count: int) -> None:
     for number in range(count):
         await producer.streams.append("s", number)
     await producer.streams.close("s")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async def look() -> bool:
-        return condition()
-
-    await eventually(look)
 
 
 def open_files() -> int:

@@ -4,7 +4,6 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from producer import Fenced, Generation, Limits, Producer, Refused
+from tests.eventually import until
 from tests.live import Broker
 
 PATIENT = Limits(batch_chunks_max=3, backoff_s_initial=0.01, backoff_s_max=0.2, backoff_s_jitter=0.01)
@@ -50,12 +50,6 @@ async def read(url: str, session_id: str) -> list[dict[str, Any]]:
             offset = page.headers["stream-next-offset"]
             if "stream-up-to-date" in page.headers:
                 return records
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition holds; the test's own timeout ends what never does."""
-    while not condition():  # noqa: ASYNC110  counters and files have no event to wait for
-        await anyio.sleep(0.002)
 
 
 async def until_durable(generation: Generation, chunks: int) -> None:

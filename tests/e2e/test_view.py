@@ -1,6 +1,5 @@
 """Views of one session on several devices: messages sent from them, answers that stall, against a real broker."""
 
-from collections.abc import Callable
 from contextlib import aclosing
 
 import anyio
@@ -9,7 +8,7 @@ import pytest
 
 from consumer import Conflict, Limits, NotFound, SessionView
 from producer import Producer
-from tests.eventually import eventually
+from tests.eventually import eventually, until
 from tests.live import Broker
 
 PROMPT = Limits(backoff_s_initial=0.01, backoff_s_max=0.1, backoff_s_jitter=0.01, stalled_s=0.5)
@@ -26,13 +25,6 @@ async def draw(view: SessionView, drawn: list[list[tuple[str, str]]]) -> None:
             assert len(shown) == len(dict(shown))
             if not drawn or drawn[-1] != shown:
                 drawn.append(shown)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async def look() -> bool:
-        return condition()
-
-    await eventually(look, 20)
 
 
 async def test_a_view_that_is_not_followed_any_more_lets_its_connection_go(broker: Broker) -> None:

@@ -341,9 +341,3 @@ def in_turn(*faults: Fault | None) -> Callable[[Request], Fault | None]:
     """These faults for the requests to come, one each; none after them."""
     left = iter(faults)
     return lambda _: next(left, None)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition holds; the test's own timeout ends what never does."""
-    while not condition():  # noqa: ASYNC110  it may change in the server's thread, which has no event of this loop
-        await anyio.sleep(0.002)

@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from producer import Fenced, Generation, Limits, Producer, Unavailable
-from tests.producer.model import Fault, ModelBroker, until
+from tests.eventually import until
+from tests.producer.model import Fault, ModelBroker
 
 CUTS = [0, 1, 2, 7, 50]
 

@@ -7,7 +7,8 @@ import anyio
 import pytest
 
 from producer import Limits, Producer
-from tests.producer.model import Fault, ModelBroker, in_turn, serving, until
+from tests.eventually import until
+from tests.producer.model import Fault, ModelBroker, in_turn, serving
 
 FAULTS = [Fault.REFUSE, Fault.RESET, Fault.LOSE_ANSWER, Fault.FAIL_AFTER]
 

@@ -8,7 +8,8 @@ import anyio.lowlevel
 import pytest
 
 from producer import BufferFull, ChunkTooLarge, Fenced, Finished, Limits, Producer, Refused, Unavailable
-from tests.producer.model import Fault, ModelBroker, until
+from tests.eventually import until
+from tests.producer.model import Fault, ModelBroker
 
 
 async def test_chunks_arrive_in_order_each_once_and_the_generation_is_complete(url: str, broker: ModelBroker) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from producer import HealthState, Limits, Producer, Unavailable, Unhealthy
 from producer.health import Health
-from tests.producer.model import Fault, ModelBroker, serving, until
+from tests.eventually import until
+from tests.producer.model import Fault, ModelBroker, serving
 
 LIMITS = Limits(degraded_after=2, recovered_after=3, unhealthy_after=4, unhealthy_s=1.0, probe_s=5.0)
 

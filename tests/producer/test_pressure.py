@@ -8,7 +8,8 @@ import pytest
 
 from consumer.fold import fold
 from producer import BufferFull, Limits, Merging, Producer, Unavailable, has_no_effect
-from tests.producer.model import ModelBroker, until
+from tests.eventually import until
+from tests.producer.model import ModelBroker
 
 FORMAT = "ai-sdk-ui-message-stream"
 

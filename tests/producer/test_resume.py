@@ -4,7 +4,8 @@ import anyio
 import pytest
 
 from producer import Fenced, Finished, Limits, Producer, Receipt, Refused
-from tests.producer.model import ModelBroker, until
+from tests.eventually import until
+from tests.producer.model import ModelBroker
 
 ANSWER = [{"type": "text-delta", "id": "0", "delta": f"{n} "} for n in range(40)]
 
@@ -18,7 +19,7 @@ async def die_after(url: str, written: int) -> None:
             await generation.write(chunk)
         await generation.flush()
         generation._sender._scope.cancel()  # noqa: SLF001  as SIGKILL would: nothing more is sent
-        await generation._sender.over.wait()  # noqa: SLF001
+        await generation._sender.over.wait()  # noqa: SLF001  as above
         await producer.__aexit__(None, None, None)
         process.cancel_scope.cancel()
 
@@ -118,7 +119,7 @@ async def test_crash_at_any_moment_and_any_number_of_times_loses_and_doubles_not
                 await generation.write(chunk)
                 await anyio.sleep(0.001)
             generation._sender._scope.cancel()  # noqa: SLF001  as SIGKILL would: batches are in flight
-            await generation._sender.over.wait()  # noqa: SLF001
+            await generation._sender.over.wait()  # noqa: SLF001  as above
         await until(lambda: broker.concurrent == 0)
     async with Producer(url) as producer, producer.generation("s", "g", resume=True) as last:
         for chunk in ANSWER:

@@ -29,9 +29,10 @@ from producer import (
 from producer.batcher import Batch
 from producer.pace import Pace
 from producer.spool import APPLICATION_ID, VERSION, Spool, State
+from tests.eventually import until
 from tests.live import free_port
 from tests.producer.conftest import IMPATIENT
-from tests.producer.model import Fault, ModelBroker, serving, until
+from tests.producer.model import Fault, ModelBroker, serving
 from tests.producer.spooling_app import app, text_of
 
 OFFLINE = "http://127.0.0.1:9"  # the port of discard; nobody listens

@@ -22,8 +22,9 @@ from producer import (
     StreamProducer,
     Unavailable,
 )
+from tests.eventually import until
 from tests.producer.conftest import IMPATIENT
-from tests.producer.model import Fault, in_turn, serving, until
+from tests.producer.model import Fault, in_turn, serving
 from tests.producer.streams_model import Stream, StreamsModel
 
 FAULTS = list(Fault)

@@ -32,7 +32,7 @@ from broker.core.glob import PATTERN_SEGMENTS_MAX, Glob, InvalidPattern
         ("a.c", "abc", False),
     ],
 )
-def test_pattern_covers_whole_paths_by_segments(pattern: str, path: str, covered: bool) -> None:  # noqa: FBT001
+def test_pattern_covers_whole_paths_by_segments(pattern: str, path: str, *, covered: bool) -> None:
     assert Glob(pattern).matches(path) is covered
 
 

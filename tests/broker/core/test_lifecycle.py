@@ -96,13 +96,13 @@ class Races(RuleBasedStateMachine):
             self.models[path] = SessionModel(self.replica.stream(path).incarnation)
 
     @rule(path=paths, really=rarely)
-    def delete(self, path: str, really: bool) -> None:  # noqa: FBT001 -- Hypothesis passes by name
+    def delete(self, path: str, *, really: bool) -> None:
         if really:
             self.both(entries.delete_session(path=path), "accepted" if self.models[path] else None)
             self.models[path] = None
 
     @rule(path=paths, really=rarely)
-    def reset(self, path: str, really: bool) -> None:  # noqa: FBT001 -- as above
+    def reset(self, path: str, *, really: bool) -> None:
         if not really and not self.kept:  # where there are forks, it is worth a try
             return
         model = self.models[path]
@@ -116,7 +116,7 @@ class Races(RuleBasedStateMachine):
         self.both(entries.message(message_id, path=path), model.say(message_id) if model else None)
 
     @rule(path=paths, generation_id=generation_ids, lane=lanes, continues=predecessors, yields=st.booleans())
-    def open(self, path: str, generation_id: str, lane: str, continues: str, yields: bool) -> None:  # noqa: FBT001 -- as above
+    def open(self, path: str, generation_id: str, lane: str, continues: str, *, yields: bool) -> None:
         entry = entries.open_generation(generation_id, path=path, lane=lane, continues=continues, yields=yields)
         model = self.models[path]
         if model and generation_id in model.generations:
@@ -173,7 +173,7 @@ class Races(RuleBasedStateMachine):
             self.write(path, f"n{self.replica.index}", 0, "main", before, chunks)
 
     @rule(path=paths, number=which, chunks=texts, last=st.booleans())
-    def next_batch(self, path: str, number: int, chunks: list[str], last: bool) -> None:  # noqa: FBT001 -- as above
+    def next_batch(self, path: str, number: int, chunks: list[str], *, last: bool) -> None:
         model = self.models[path]
         running = [name for name, each in model.generations.items() if is_open(each)] if model else []
         if model and running:

@@ -66,7 +66,7 @@ class Streams(Replayed):
     @rule(
         path=paths, kind=kinds, ttl_s=ttls, records=st.just(()) | batches, closed=st.sampled_from([False] * 4 + [True])
     )
-    def create(self, path: str, kind: str, ttl_s: int | None, records: tuple[bytes, ...], closed: bool) -> None:  # noqa: FBT001 -- Hypothesis passes by name
+    def create(self, path: str, kind: str, ttl_s: int | None, records: tuple[bytes, ...], *, closed: bool) -> None:
         entry = entries.create(*records, path=path, content_type=kind, ttl_s=ttl_s, closed=closed)
         self.both(entry, self.model.create(path, kind, ttl_s, records, closed=closed))
 

@@ -399,7 +399,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.state == "held")
     @rule(path=st.sampled_from([A, B]), position=st.integers(0, 6), done=st.booleans())
-    def report(self, path: str, position: int, done: bool) -> None:  # noqa: FBT001
+    def report(self, path: str, position: int, *, done: bool) -> None:
         current = self.current()
         outcome = self.replica.do(ack(*current, at(position, path), done=done))
         if position < self.model.acked[path]:
@@ -421,7 +421,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.old)
     @rule(data=st.data(), done=st.booleans())
-    def report_late(self, data: st.DataObject, done: bool) -> None:  # noqa: FBT001
+    def report_late(self, data: st.DataObject, *, done: bool) -> None:
         outcome: Outcome = self.replica.do(ack(*data.draw(st.sampled_from(self.old)), at(6), done=done))
         assert outcome.code is Code.FENCED
 

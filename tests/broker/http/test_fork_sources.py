@@ -10,9 +10,10 @@ from broker import Settings, create_app, limits
 from broker.core.entry import Kind
 from broker.sweeper import Sweeper
 from tests.broker.core.entries import delete, fork, fork_ref
-from tests.broker.held import blocked, until
+from tests.broker.held import blocked
 from tests.broker.http.asgi import Client
 from tests.broker.http.scene import A, B, C, D, Scene, chain, make_fork, read
+from tests.eventually import until
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ MEANS_NOTHING = ["2xx", "3xx", 403, 404, 409, 410, 429, 503, 504]
 
 NO_BUG = ["2xx", "3xx", "4xx", 503, 504]
 
+Parameters = dict[str, Any] | None
+
 config = SchemathesisConfig.from_dict(
     {
         "checks": {
@@ -69,7 +71,7 @@ def ask(method: str, url: str) -> Any:
 
 
 @schemathesis.hook
-def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:  # noqa: ARG001
+def map_path_parameters(context: Any, path_parameters: Parameters) -> Parameters:  # noqa: ARG001 -- the hook's own
     """Few ids, so that most requests meet what others made."""
     few = {"sid": ("s1", "s2", "s3"), "gid": ("g1", "g2", "g3", "g4"), "mid": ("m1", "g1"), "txid": ("t1", "t2")}
     return path_parameters and {
@@ -79,7 +81,7 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
 
 
 @schemathesis.hook
-def map_query(context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:  # noqa: ARG001
+def map_query(context: Any, query: Parameters) -> Parameters:  # noqa: ARG001 -- as above
     """Nobody waits for a txid."""
     return {**query, "timeoutMs": 0} if query and str(query.get("timeoutMs", "")).isdecimal() else query
 

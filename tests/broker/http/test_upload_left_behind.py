@@ -10,7 +10,8 @@ from broker.http.traffic import Traffic
 from broker.http.uploads import Uploads
 from broker.partition import Partition
 from tests.broker.core.entries import SESSION, append, chunks, create, create_session, stop
-from tests.broker.held import HeldJournal, content, opened, until
+from tests.broker.held import HeldJournal, content, opened
+from tests.eventually import until
 
 TARGET = Target(SESSION.removeprefix("sessions/"), "generations", "g", "chunks")
 

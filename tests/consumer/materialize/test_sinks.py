@@ -173,7 +173,7 @@ async def test_two_that_start_at_once_make_the_tables_once(database: Database) -
 
 
 @pytest.mark.parametrize(("database", "is_pooled"), [("postgres", False), ("pgbouncer", True)], indirect=["database"])
-async def test_a_pooler_is_found_out_unless_somebody_says(database: PostgresDatabase, is_pooled: bool) -> None:  # noqa: FBT001  a parameter of the test
+async def test_a_pooler_is_found_out_unless_somebody_says(database: PostgresDatabase, *, is_pooled: bool) -> None:
     found, said = PostgresSink(database.dsn), PostgresSink(database.dsn, pgbouncer=not is_pooled)
     for sink in (found, said):
         await sink.open()
