@@ -28,6 +28,18 @@ RECENT_MESSAGES: Final = 16
 _SPAN: Final = struct.Struct(">QQ")
 
 
+class Item:
+    """A message as it stood at one moment, as `GET /messages` lists it: it stays so while the session is folded on."""
+
+    __slots__ = ("facts", "message_id", "text")
+
+    def __init__(self, message_id: str, facts: JSONObject) -> None:
+        self.message_id = message_id
+        self.facts = facts
+        self.text: bytes | None = None
+        """The same as JSON, once that was asked for: see `Folded.text`."""
+
+
 class Span:
     """Where in the log a message lies: it began with the record at `begun`, and nothing changed it from `end` on."""
 
@@ -79,7 +91,8 @@ class Folded:
 
     `changed` are the messages that the last snapshot, at `saved_position`, does not have as they are now.
     `size_bytes` is about what it holds in memory: the stored form of each message where that is known, plus the records
-    folded into it since. So it is high for an answer of many small chunks, until its next snapshot.
+    folded into it since, plus the texts that are kept. So it is high for an answer of many small chunks, until its next
+    snapshot.
 
     It need not hold the messages that have ended and are stored: `trim` lets them go, `recall` takes them back.
     """
@@ -94,6 +107,7 @@ class Folded:
         self._saved_bytes = 0
         self._spans: dict[str, Span] = {}  # by message id, in the order of the messages
         self._bytes: dict[str, int] = {}
+        self._items: dict[str, Item] = {}  # of messages that have ended, since somebody asked for them
 
     # -- folding -----------------------------------------------------------------------------------------------------
 
@@ -107,6 +121,7 @@ class Folded:
 
     def _note(self, message_id: str, record_bytes: int) -> None:
         self.changed.add(message_id)
+        self._outdate(message_id)
         span = self._spans.get(message_id)
         if span is None:
             self._spans[message_id] = Span(self.position - 1, self.position)
@@ -118,6 +133,33 @@ class Folded:
     def _measure(self, message_id: str, size_bytes: int) -> None:
         self.size_bytes += size_bytes - self._bytes.get(message_id, 0)
         self._bytes[message_id] = size_bytes
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def items(self) -> list[Item]:
+        """All messages in their order, as they are now. Raises Forgotten unless all are here."""
+        return [self._item(message_id) for message_id in self.fold.message_ids()]
+
+    def _item(self, message_id: str) -> Item:
+        item = self._items.get(message_id)
+        if item is None:
+            item = Item(message_id, self.fold.item(message_id) or {})
+            if not self.fold.is_open(message_id):
+                self._items[message_id] = item
+        return item
+
+    def text(self, item: Item) -> bytes:
+        """One of `items` as JSON: encoded once, for all who ask until something changes the message."""
+        if item.text is None:
+            item.text = encode(item.facts)
+            if self._items.get(item.message_id) is item:
+                self.size_bytes += len(item.text)
+        return item.text
+
+    def _outdate(self, message_id: str) -> None:
+        item = self._items.pop(message_id, None)
+        if item is not None and item.text is not None:
+            self.size_bytes -= len(item.text)
 
     # -- going back --------------------------------------------------------------------------------------------------
 
@@ -185,6 +227,7 @@ class Folded:
             is_stored = self._spans[message_id].end <= stored_position and message_id not in self.changed
             if is_stored and not self.fold.is_open(message_id):
                 self.fold.forget(message_id)
+                self._outdate(message_id)
                 self._measure(message_id, 0)
                 del self._spans[message_id], self._bytes[message_id]
 

@@ -19,10 +19,9 @@ from broker import limits
 from broker.core.page import before, records
 from broker.core.state import Stream
 from broker.errors import BrokerError, Overloaded, Unavailable
-from broker.folded import Due, Folded
+from broker.folded import Due, Folded, Item
 from broker.partitions import Partitioned
 from broker.store import Snapshot
-from consumer.plain import JSONObject
 from consumer.session import BadSessionState, Forgotten
 from consumer.wire import SESSION_PATH_PREFIX
 
@@ -38,11 +37,12 @@ TURN_SESSIONS = 32
 
 
 class Messages(msgspec.Struct, frozen=True):
-    """The messages of a session and where in its stream they stand."""
+    """The messages of a session and where in its stream they stand. `folded` has their texts."""
 
     stream: Stream
     position: int
-    items: list[JSONObject]
+    items: list[Item]
+    folded: Folded
 
 
 class _Live:
@@ -118,7 +118,7 @@ class Materializer:
         if live.folded.position < stream.tail:
             await self._require_over(path)
             return None
-        return Messages(stream, live.folded.position, live.folded.fold.items())
+        return _told(stream, live.folded)
 
     async def messages_at(self, path: str, stream: Stream, position: int) -> Messages | None:
         """The messages as they stood at `position` of `stream`, not above its tail; None once that life is over.
@@ -128,7 +128,7 @@ class Materializer:
         """
         live = await self._caught_up(path, stream, whole=True)
         if live.folded.position == position and live.folded.incarnation == stream.incarnation:
-            return Messages(stream, position, live.folded.fold.items())
+            return _told(stream, live.folded)
         async with self._one_going_back():
             live = await self._caught_up(path, stream, whole=True)  # nothing waits between this and the next line
             past = self._past_of(path, live.folded, position)
@@ -139,7 +139,7 @@ class Materializer:
         self._past[path] = past
         while len(self._past) > limits.PAST_FOLDS_KEPT_MAX:
             self._past.popitem(last=False)
-        return Messages(stream, position, past.fold.items())
+        return _told(stream, past)
 
     @asynccontextmanager
     async def _one_going_back(self) -> AsyncIterator[None]:
@@ -345,6 +345,10 @@ class Materializer:
             if taken_bytes >= limits.SNAPSHOT_ROUND_BYTES:
                 break
         await asyncio.to_thread(_encode, made[encoded:])
+
+
+def _told(stream: Stream, folded: Folded) -> Messages:
+    return Messages(stream, folded.position, folded.items(), folded)
 
 
 def _encode(dues: Sequence[Due]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -38,6 +38,9 @@ class Snapshot(msgspec.Struct, rename="camel", frozen=True):
     session_id: str
     offset: str
     messages: list[dict[str, Any]]
+
+
+_snapshots: Final = msgspec.json.Decoder(Snapshot)
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -397,7 +400,9 @@ def _state(body: bytes) -> dict[str, Any]:
 
 
 def _snapshot(body: bytes) -> Snapshot:
-    try:
+    with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+        return _snapshots.decode(body)
+    try:  # what msgspec alone refuses
         return msgspec.convert(decode(body), Snapshot)
     except (NotJSON, msgspec.ValidationError) as error:
         raise BadAnswer(f"the answer is not the messages of a session: {error}") from error

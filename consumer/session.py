@@ -243,8 +243,15 @@ class SessionFold:
         They stay as they are while folding goes on; their values are shared with the state and must not be edited.
         Raises Forgotten unless all are here.
         """
+        return [turn.item() for turn in self._in_order()]
+
+    def message_ids(self) -> list[str]:
+        """Of all messages, in the order of `items()`. Raises Forgotten unless all are here."""
+        return [turn.message_id for turn in self._in_order()]
+
+    def _in_order(self) -> list[Turn]:
         self._require_nothing_forgotten()
-        return [turn.item() for turn in sorted(self._turns.values(), key=_ordinal)]
+        return sorted(self._turns.values(), key=_ordinal)
 
     def item(self, message_id: str) -> dict[str, Any] | None:
         """One of `items()`; None if there is no such message."""

@@ -196,15 +196,17 @@ class HttpTransport:
         return URL(text, encoded=True)
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
+        pieces: list[bytes] = []
+        size_bytes = 0
         try:
             async for piece in answer.content.iter_any():
-                body += piece
-                if len(body) > self._answer_bytes_max:
+                pieces.append(piece)
+                size_bytes += len(piece)
+                if size_bytes > self._answer_bytes_max:
                     raise _too_large(self._answer_bytes_max)
         except _FAILURES as error:
             raise _attempt_failed(error) from error
-        return bytes(body)
+        return b"".join(pieces)
 
 
 class _Pooled:

@@ -18,6 +18,7 @@ import msgspec
 from broker import limits
 from broker.core.offset import InvalidOffset, format_offset, parse_offset
 from broker.core.state import Stream
+from broker.folded import Folded, Item
 from broker.http import caching
 from broker.http.problems import BadRequest
 from broker.http.reads import position_of
@@ -115,8 +116,10 @@ def _headers(stream: Stream, position: int) -> list[Header]:
 
 
 def _one(target: Target, query: Query, messages: Messages) -> bytes | None:
-    found = next((item for item in messages.items if item["id"] == target.part_id), None)
-    return None if found is None else encode({"sessionId": target.session_id, **_shown(found, query)})
+    found = next((item for item in messages.items if item.message_id == target.part_id), None)
+    if found is None:
+        return None
+    return encode({"sessionId": target.session_id, **(_as_ui(found.facts) if query.as_ui else found.facts)})
 
 
 async def _list(target: Target, query: Query, messages: Messages) -> bytes:
@@ -125,30 +128,29 @@ async def _list(target: Target, query: Query, messages: Messages) -> bytes:
     listed = _Listed(
         target.session_id,
         messages.stream.offset(messages.position),
-        await _encoded(messages.items[first:end], query),
+        await _encoded(messages.items[first:end], messages.folded, as_ui=query.as_ui),
         format_offset(end, messages.stream.incarnation) if end < len(messages.items) else None,
     )
     return msgspec.json.encode(listed)
 
 
-async def _encoded(items: Sequence[JSONObject], query: Query) -> list[msgspec.Raw]:
-    """Each item as JSON, with pauses: items stay as they are while the session is folded on."""
+async def _encoded(items: Sequence[Item], folded: Folded, *, as_ui: bool) -> list[msgspec.Raw]:
+    """Each item as JSON, with pauses after what had to be encoded."""
     encoded: list[msgspec.Raw] = []
     since_pause_bytes = 0
     for item in items:
-        text = encode(_shown(item, query))
+        is_known = item.text is not None and not as_ui
+        text = encode(_as_ui(item.facts)) if as_ui else folded.text(item)
         encoded.append(msgspec.Raw(text))
-        since_pause_bytes += len(text)
+        since_pause_bytes += 0 if is_known else len(text)
         if since_pause_bytes >= limits.MESSAGES_STEP_BYTES:
             since_pause_bytes = 0
             await asyncio.sleep(0)
     return encoded
 
 
-def _shown(item: JSONObject, query: Query) -> JSONObject:
-    """The item as it is, or with its message in the one model."""
-    if not query.as_ui:
-        return item
+def _as_ui(item: JSONObject) -> JSONObject:
+    """The item with its message in the one model."""
     chunk_format = item.get("format")
     projected = ui_message(
         chunk_format if isinstance(chunk_format, str) else None,

@@ -15,6 +15,7 @@ from broker.materializer import Materializer, Messages
 from broker.partition import Partition
 from broker.partitions import Partitioned
 from broker.store import Snapshot
+from consumer.plain import JSONObject, encode
 from consumer.session import SessionFold
 from tests.broker.core.entries import SESSION, chunks, create_session, finish, message, stop
 from tests.broker.held import HeldJournal, HeldStore, opened
@@ -58,6 +59,13 @@ async def told(materializer: Materializer, path: str = SESSION) -> Messages:
     return messages
 
 
+def listed(messages: Messages) -> list[JSONObject]:
+    """The messages, each told alike decoded and as JSON."""
+    assert [messages.folded.text(item) for item in messages.items] == [encode(item.facts) for item in messages.items]
+    assert [item.facts["id"] for item in messages.items] == [item.message_id for item in messages.items]
+    return [item.facts for item in messages.items]
+
+
 async def folded(materializer: Materializer, count: int) -> None:
     """Wait until so many records are folded, and no more."""
     await until(lambda: materializer.records_folded >= count)
@@ -82,7 +90,7 @@ async def require_fold(partition: Partitioned, materializer: Materializer, path:
     fold = SessionFold()
     for record in log:
         fold.add(record)
-    assert (messages.position, messages.items) == (len(log), fold.items())
+    assert (messages.position, listed(messages)) == (len(log), fold.items())
     assert fold.malformed == 0
 
 
@@ -94,7 +102,7 @@ async def require_past(partition: Partitioned, materializer: Materializer, posit
     for record in (await log_of(partition, path))[:position]:
         fold.add(record)
     assert messages is not None
-    assert (messages.position, messages.items) == (position, fold.items())
+    assert (messages.position, listed(messages)) == (position, fold.items())
 
 
 def text(length: int) -> bytes:

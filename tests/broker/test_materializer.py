@@ -30,6 +30,7 @@ from tests.broker.materialized import (
     OTHER,
     do,
     following,
+    listed,
     log_of,
     require_fold,
     require_past,
@@ -49,7 +50,7 @@ async def test_messages_are_the_fold_of_the_log_at_every_prefix() -> None:
             await require_fold(partition, materializer)
             if number % 3 == 2:
                 await partition.checkpoint()
-        assert [item["status"] for item in (await told(materializer)).items] == [
+        assert [item["status"] for item in listed(await told(materializer))] == [
             "complete",
             "aborted",
             "complete",
@@ -184,7 +185,7 @@ async def test_two_who_ask_at_once_share_the_folding() -> None:
     async with following() as (partition, materializer):
         await do(partition, *ANSWER)
         both = await asyncio.gather(told(materializer), told(materializer))
-        assert both[0].items == both[1].items
+        assert listed(both[0]) == listed(both[1])
         assert materializer.records_folded == both[0].position
 
 
@@ -280,7 +281,7 @@ async def test_session_of_the_same_name_begins_anew() -> None:
         await partition.checkpoint()
         await do(partition, delete_session(), create_session(), message("first"))
         await require_fold(partition, materializer)
-        assert [item["id"] for item in (await told(materializer)).items] == ["first"]
+        assert [item.message_id for item in (await told(materializer)).items] == ["first"]
         await partition.checkpoint()
         restarted = Materializer(partition)
         await require_fold(partition, restarted)

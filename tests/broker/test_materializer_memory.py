@@ -13,7 +13,18 @@ from broker.partition import Partition
 from broker.partitions import Partitioned
 from consumer.plain import encode
 from tests.broker.core.entries import SESSION, chunks, create_session, delete_session, finish, message, stop
-from tests.broker.materialized import OTHER, CountingStore, do, folded, following, require_fold, running, text, told
+from tests.broker.materialized import (
+    OTHER,
+    CountingStore,
+    do,
+    folded,
+    following,
+    listed,
+    require_fold,
+    running,
+    text,
+    told,
+)
 from tests.eventually import until
 
 
@@ -59,6 +70,33 @@ async def test_size_of_an_answer_is_known_when_it_was_stored() -> None:
         before = materializer.size_bytes
         await partition.checkpoint()
         assert materializer.size_bytes < before / 10
+
+
+async def test_messages_that_have_ended_are_encoded_once_and_their_texts_counted() -> None:
+    async with following() as (partition, materializer):
+        await do(partition, create_session(), chunks("cut", 0, text(5_000)), stop("cut"), chunks("g", 0, text(5_000)))
+        first, before = listed(await told(materializer)), materializer.size_bytes
+        again = await told(materializer)
+        assert listed(again) == first
+        assert 5_000 < materializer.size_bytes - before < 6_000
+        assert [item.text for item in (await told(materializer)).items] == [again.folded.text(again.items[0]), None]
+        await do(partition, chunks("on", 0, b'"b"', message_id="cut", continues="cut"))
+        await require_fold(partition, materializer)
+        assert materializer.size_bytes < before + 1_000
+
+
+async def test_messages_told_stay_as_they_were_while_the_session_is_folded_on() -> None:
+    async with following() as (partition, materializer):
+        await do(partition, create_session(), chunks("cut", 0, b'"a"'), stop("cut"), chunks("g", 0, b'"a"'))
+        before = await told(materializer)
+        await do(partition, chunks("on", 0, b'"b"', message_id="cut", continues="cut"), chunks("g", 1, b'"b"'))
+        await require_fold(partition, materializer)
+        await do(partition, finish("on", 1))
+        size_bytes = (await told(materializer)).folded.size_bytes
+        assert [b'"ab"' in before.folded.text(item) for item in before.items] == [False, False]
+        assert [item["status"] for item in listed(before)] == ["aborted", "streaming"]
+        assert before.folded.size_bytes == size_bytes
+        await require_fold(partition, materializer)
 
 
 async def answers(partition: Partitioned, first: int, end: int) -> None:
@@ -129,7 +167,7 @@ async def test_answer_that_was_let_go_is_gone_on_with() -> None:
         await do(partition, chunks("on", 0, b'"b"', message_id="cut", continues="cut"))
         await materializer.follow(SESSION)
         await require_fold(partition, materializer)
-        assert b'"ab"' in encode((await told(materializer)).items[0])
+        assert b'"ab"' in encode((await told(materializer)).items[0].facts)
 
 
 async def test_what_was_let_go_and_cannot_be_read_is_folded_anew(caplog: pytest.LogCaptureFixture) -> None:

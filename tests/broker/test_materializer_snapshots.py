@@ -17,7 +17,18 @@ from broker.materializer import Materializer
 from broker.store import Snapshot
 from tests.broker.core.entries import SESSION, chunks, create_session, finish, message
 from tests.broker.held import HeldStore
-from tests.broker.materialized import ANSWER, OTHER, CountingStore, do, following, log_of, require_fold, text, told
+from tests.broker.materialized import (
+    ANSWER,
+    OTHER,
+    CountingStore,
+    do,
+    following,
+    listed,
+    log_of,
+    require_fold,
+    text,
+    told,
+)
 from tests.eventually import until
 
 
@@ -35,7 +46,7 @@ async def test_restart_goes_on_from_the_snapshot(tmp_path: Path) -> None:
     again = create_app(Settings(data_dir=tmp_path / "data"))
     async with again.running():
         after = await told(again.materializer)
-        assert (after.position, after.items) == (before.position, before.items)
+        assert (after.position, listed(after)) == (before.position, listed(before))
         assert again.materializer.records_folded == 0
         await do(again.partition, message("m"))
         await require_fold(again.partition, again.materializer)
@@ -53,7 +64,7 @@ async def bytes_read_to_open(chunk_count: int, text_bytes: int) -> tuple[int, in
         await told(materializer)
         await partition.checkpoint()
         store.page_bytes = store.snapshot_bytes = 0
-        items = (await told(Materializer(partition))).items
+        items = listed(await told(Materializer(partition)))
         assert len(msgspec.json.encode(items)) > text_bytes
         return store.page_bytes, store.snapshot_bytes
 
