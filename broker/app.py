@@ -68,6 +68,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._drained_by: float | None = None  # by the event loop's clock
         self.partition, self._snapshots = _partitioned(settings)
         self.materializer = Materializer(self.partition)
         self._sweeper = Sweeper(self.partition, unused_session_s=settings.unused_session_s)
@@ -179,7 +180,7 @@ class App:
                 await asyncio.gather(*background, return_exceptions=True)
         finally:
             await self._webhooks.aclose()
-            await self.partition.aclose()
+            await self.partition.aclose(self.drain_s_left)
 
     @property
     def spoiled(self) -> EngineStopped | None:
@@ -189,7 +190,16 @@ class App:
 
     def drain(self) -> None:
         """Not ready any more, and live reads end; requests in flight still finish."""
+        if self._drained_by is None:
+            self._drained_by = asyncio.get_running_loop().time() + self.settings.drain_s
         self.partition.drain()
+
+    @property
+    def drain_s_left(self) -> float:
+        """What there is left of `drain_s` since `drain`, in seconds: all that waits in a stop shares it."""
+        if self._drained_by is None:
+            return self.settings.drain_s
+        return max(0.0, self._drained_by - asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def _lifespan(self, _starlette: Any) -> AsyncIterator[None]:

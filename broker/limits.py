@@ -108,7 +108,10 @@ BACKLOG: Final = 2048
 CONNECTION_IDLE_S: Final = 75
 """Above the 60 s idle timeout of common proxies: whoever closes first should be the one that opened."""
 DRAIN_S: Final = 10.0
-"""From SIGTERM until what is still running is cut off: above BACK_PRESSURE_WAIT_S, below the 30 s of Kubernetes."""
+"""From SIGTERM until what is still running is cut off, and what a log has not taken is left to it: above
+BACK_PRESSURE_WAIT_S, below the 30 s of Kubernetes."""
+STOP_STEP_S: Final = 1.0
+"""What each step of a stop that waits for others has when DRAIN_S is used up: whoever answers does so in that time."""
 
 BUFFER_GIVEN_BACK_BYTES: Final = 2 * MIB
 """Memory for buffers from this size on goes back to the system when it is freed: above READ_BYTES_MAX and what is
@@ -171,8 +174,6 @@ takes, below the patience of HTTP clients."""
 SETTLE_PAUSE_S_MIN: Final = 0.05
 SETTLE_PAUSE_S_MAX: Final = 2.0
 """Between two tries to find out what became of a record."""
-CLUSTER_CLOSE_S: Final = 10.0
-"""How long a stop waits for what was proposed to come back: see DRAIN_S."""
 CATCH_UP_S: Final = 5.0
 """How long a read that finds nothing waits to have seen what others wrote before it."""
 ASK_PAUSE_S: Final = 0.02

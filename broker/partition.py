@@ -110,11 +110,13 @@ class Partition(Writable):
         self._watches.wake_all()
         self.recent.wake()
 
-    async def aclose(self) -> None:
-        """Finish what was proposed, checkpoint, close. Idempotent."""
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
+        """Finish what was proposed, as `Journal.aclose` has it; checkpoint, close. Idempotent."""
+        now = asyncio.get_running_loop().time
+        until = now() + within_s
         self.drain()
         await self._checkpoints.aclose()
-        await self._journal.aclose()
+        await self._journal.aclose(until - now())
         while self._inbox and self.failure is None:  # the oldest commit waits for its rows; a task loads them
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in list(self._tasks):

@@ -98,9 +98,9 @@ class Partitions:
         for partition in self._all:
             partition.drain()
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
         """As `Partition.aclose`."""
-        await asyncio.gather(*(partition.aclose() for partition in self._all))
+        await asyncio.gather(*(partition.aclose(within_s) for partition in self._all))
 
     @property
     def draining(self) -> bool:

@@ -178,7 +178,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
     type=click.FloatRange(min=0, min_open=True),
     default=_DEFAULTS.drain_s,
     envvar="STREAMFOLD_DRAIN_S",
-    help="Seconds that a stop waits for requests in flight.",
+    help="Seconds that a stop waits for requests in flight, and for Kafka; a stop takes little longer.",
 )
 def serve(  # noqa: PLR0913 -- one for each option
     *,
@@ -211,8 +211,8 @@ def serve(  # noqa: PLR0913 -- one for each option
 
     Every option may be given as an environment variable, STREAMFOLD_ and its name.
 
-    Exit status: 0 it was told to stop, 1 it cannot start like this, 75 it has to begin anew (a node of a cluster whose
-    store is not what the log makes): start it again.
+    Exit status: 0 it was told to stop (a node of a cluster: whether Kafka answered by then or not), 1 it cannot start
+    like this, 75 it has to begin anew (a node whose store is not what the log makes): start it again.
     """
     if engine == "kafka" and not kafka_bootstrap:
         raise click.UsageError("--engine kafka needs --kafka-bootstrap")
@@ -336,7 +336,6 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # whom to believe is the operator's to say
                 timeout_keep_alive=limits.CONNECTION_IDLE_S,
-                timeout_graceful_shutdown=max(1, round(settings.drain_s)),
                 limit_concurrency=settings.connections_max,
                 backlog=limits.BACKLOG,
             )
@@ -367,7 +366,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._broker.drain()
         # Before uvicorn closes what upgraded: uploads tell what is durable first.
-        await self._broker.uploads.drain(self._broker.settings.drain_s)
+        await self._broker.uploads.drain(self._broker.drain_s_left)
+        self.config.timeout_graceful_shutdown = max(1, round(self._broker.drain_s_left))
         await super().shutdown(sockets)
 
 

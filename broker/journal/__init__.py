@@ -19,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from broker import limits
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from consumer.wire import Durability
@@ -117,8 +118,12 @@ class Journal(Protocol):
         """The journal's time carried forward by this process's monotonic clock: what reads judge expiry by."""
         ...
 
-    async def aclose(self) -> None:
-        """Commit what was proposed, hand it back, stop. Idempotent."""
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
+        """Commit what was proposed, hand it back, stop. Idempotent.
+
+        Where others have a say in that it takes `within_s`, or a few seconds more when they do not answer; what became
+        of a proposal that is not handed back by then is unknown.
+        """
 
 
 __all__ = ["Commit", "Foresee", "Journal", "Refused"]

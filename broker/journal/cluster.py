@@ -229,21 +229,23 @@ class ClusterJournal:
         """The time of the newest record, carried forward; never goes back."""
         return self._standing.now_ms()
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
         """As in `Journal`; what the log does not take by then stays unknown."""
         if self._closed:
             return
         self._closed = True
+        now = asyncio.get_running_loop().time
+        until = now() + within_s
         if self._error is None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(limits.CLUSTER_CLOSE_S):
+                async with asyncio.timeout(max(within_s, limits.STOP_STEP_S)):
                     await self._writer.idle()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._error = self._error or EngineStopped("the journal is closed")
         self._fail_waiting(self._error)
-        await self._log.aclose()
+        await self._log.aclose(until - now())
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
 from broker.journal.durable import Write
 from broker.journal.segments import Segments
 from broker.journal.writer import CommitWriter, Told
-from broker.limits import GATHER_ENTRIES_MAX, GATHER_TURNS_MAX, SEGMENT_BYTES
+from broker.limits import DRAIN_S, GATHER_ENTRIES_MAX, GATHER_TURNS_MAX, SEGMENT_BYTES
 from consumer.wire import Durability
 
 
@@ -139,7 +139,7 @@ class FileJournal:
         """The time now; see `Clock`. Any thread."""
         return self._clock.now_ms()
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = DRAIN_S) -> None:  # noqa: ARG002 -- it waits for nobody
         """As in `Journal`."""
         if self._error is None:
             self._error = EngineStopped("the journal is closed")

@@ -121,7 +121,7 @@ class Kafka:
         """A consumer of all partitions, each where its log wants to go on; paused where none reads."""
         consumer = new_consumer(self.topic)
         self._fetches.heed(connections(consumer))
-        consumer = await started(consumer)
+        consumer = await started(consumer, self._departing)
         all_partitions = [self.place(partition) for partition in range(self.topic.partitions)]
         consumer.assign(all_partitions)
         for place in all_partitions:
@@ -135,15 +135,16 @@ class Kafka:
         """The partition as aiokafka names it."""
         return TopicPartition(self.topic.name, partition)
 
-    async def leave(self, feed: Feed) -> None:
-        """A log is closed; the last one closes the connection."""
+    async def leave(self, feed: Feed, within_s: float) -> None:
+        """A log is closed; the last one closes the connection, within that time or a few seconds more."""
         if self._feeds.get(feed.partition) is feed:
             del self._feeds[feed.partition]
         if not self._feeds:
             async with self._opening:
-                await self._disconnect()
+                await self._disconnect(within_s)
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, within_s: float = limits.STOP_STEP_S) -> None:
+        self._departing.within_s = within_s
         if self._consuming is not None:
             self._consuming.cancel()
             await asyncio.gather(self._consuming, return_exceptions=True)
@@ -152,7 +153,9 @@ class Kafka:
         if consumer is not None:
             self._departing.add(consumer)
         await self._ends.aclose()
-        await asyncio.gather(self._asker.aclose(), self._producer.aclose(), self._departing.gone())
+        await self._asker.aclose()
+        await self._producer.aclose()
+        await self._departing.gone()
 
     # -- consuming ---------------------------------------------------------------------------------------------------
 
@@ -391,6 +394,6 @@ class KafkaLog:
         """As in `SharedLog`. The connection is that of all partitions: the first one tells of it."""
         return self._kafka.events if self._partition == 0 else {}
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
         """As in `SharedLog`."""
-        await self._kafka.leave(self.feed)
+        await self._kafka.leave(self.feed, within_s)

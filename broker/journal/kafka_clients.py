@@ -36,11 +36,13 @@ class Departing:
     """Clients that are let go of: whoever puts one here need not wait until it has left."""
 
     def __init__(self) -> None:
+        self.within_s = limits.KAFKA_REQUEST_MS / 1000
+        """What each has to leave that is put here from now on."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, client: Any) -> None:
-        """Stop it, within a bound."""
-        task = asyncio.create_task(let_go(client), name="kafka: let go")
+    def add(self, client: Any, starting: asyncio.Task[None] | None = None) -> None:
+        """Stop it, within a bound; `starting` is what still connects it."""
+        task = asyncio.create_task(let_go(client, self.within_s, starting), name="kafka: let go")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -67,7 +69,7 @@ class Client:
 
     async def start(self) -> None:
         """Connect. Raises ClientFailed."""
-        self._client = await started(self._make())
+        self._client = await started(self._make(), self._departing)
 
     async def ask(self, question: Callable[[Any], Awaitable[_T]], answer_s_max: float) -> _T:
         """What the client answers. Raises ClientFailed, within `answer_s_max`."""
@@ -90,13 +92,13 @@ class Client:
         return answer
 
     async def aclose(self) -> None:
-        """Disconnect."""
+        """Disconnect: from here on what there is of it is departing."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:
-            await let_go(client)
+            self._departing.add(client)
 
     def _fail(self, client: Any) -> None:
         self.failures += 1
@@ -111,7 +113,7 @@ class Client:
 
     async def _renew(self) -> None:
         try:
-            fresh = await started(self._make())
+            fresh = await started(self._make(), self._departing)
         except ClientFailed as error:
             log.warning("the %s fails, and another one cannot be made yet: %s", self._name, error)
             return
@@ -161,34 +163,42 @@ class Together:
         heard(asking)
 
 
-async def started(client: Any) -> Any:
-    """The client, connected. Raises ClientFailed; nothing of it is left then."""
+async def started(client: Any, departing: Departing) -> Any:
+    """The client, connected. Raises ClientFailed; it is departing then."""
     _pace(connections(client))
+    starting = asyncio.create_task(client.start(), name="kafka: connect")
+    starting.add_done_callback(heard)
     try:
         async with asyncio.timeout(limits.KAFKA_START_S):
-            await client.start()
+            await asyncio.shield(starting)
     except BaseException as error:
-        await let_go(client)
+        departing.add(client, starting)
         if isinstance(error, Exception):
             raise ClientFailed(told(error, limits.KAFKA_START_S)) from error
         raise
     return client
 
 
-async def let_go(client: Any) -> None:
-    """Stop a client that may not answer; within three times KAFKA_REQUEST_MS."""
-    if await _is_done(client.stop()):
+async def let_go(client: Any, within_s: float, starting: asyncio.Task[None] | None = None) -> None:
+    """Stop a client that may not answer; within that time, or some STOP_STEP_S more."""
+    until = asyncio.get_running_loop().time() + within_s
+    if starting is not None:
+        # Not cancelled at once: between a first broker's welcome and its answer it would leave that connection to the
+        # collector, open and with a warning (aiokafka issue 715).
+        await _is_done(starting, until)
+    if await _is_done(client.stop(), until):
         return
     # It waits for what does not come, the producer for its records. What it holds of the system is given back.
     if isinstance(client, AIOKafkaProducer):
-        await _is_done(client._sender.close())  # noqa: SLF001 -- there is no other way to end its task
-    await _is_done(connections(client).close())
+        await _is_done(client._sender.close(), until)  # noqa: SLF001 -- there is no other way to end its task
+    await _is_done(connections(client).close(), until)
 
 
-async def _is_done(stop: Awaitable[None]) -> bool:
-    """Whether all of it was done, within KAFKA_REQUEST_MS."""
+async def _is_done(stop: Awaitable[None], until: float) -> bool:
+    """Whether all of it was done by then, or within STOP_STEP_S."""
+    now = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(limits.KAFKA_REQUEST_MS / 1000):
+        async with asyncio.timeout_at(max(until, now + limits.STOP_STEP_S)):
             await stop
     except asyncio.CancelledError:
         if is_cancelled():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+from broker import limits
 from broker.core.entry import Entry
 from broker.core.outcome import Outcome
 from broker.errors import EngineStopped
@@ -81,7 +82,7 @@ class MemoryJournal:
         """The time now; see `Clock`."""
         return self._clock.now_ms()
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:  # noqa: ARG002 -- it waits for nobody
         """Hand back what waits; take no more."""
         self._loop = None
         self._commit()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from broker import limits
 from broker.errors import EngineStopped
 
 
@@ -66,8 +67,8 @@ class SharedLog(Protocol):
         """How often what happened to this log that only its kind knows, by name."""
         ...
 
-    async def aclose(self) -> None:
-        """Disconnect. Idempotent."""
+    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
+        """Disconnect, within that time or a few seconds more. Idempotent."""
 
 
 __all__ = ["LogLost", "LogRecord", "LogTruncated", "SharedLog"]

@@ -92,7 +92,7 @@ class HeldJournal:
     def now_ms(self) -> int:
         return self.time_ms
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = 0) -> None:  # noqa: ARG002 -- as `Journal`
         self.commit()
 
     def commit(self, count: int | None = None) -> None:

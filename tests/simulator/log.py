@@ -162,7 +162,7 @@ class Road:
     def events(self) -> Mapping[str, int]:
         return {}
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = 0) -> None:
         pass
 
     async def _pass(self) -> None:

@@ -107,5 +107,5 @@ class MemoryLog:
     def events(self) -> Mapping[str, int]:
         return {}
 
-    async def aclose(self) -> None:
+    async def aclose(self, within_s: float = 0) -> None:
         pass

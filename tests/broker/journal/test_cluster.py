@@ -48,6 +48,32 @@ async def test_time_never_goes_back_when_the_clock_of_the_log_does(entry: MakeEn
         assert node.journal.now_ms() >= 5_000
 
 
+# -- a stop ----------------------------------------------------------------------------------------------------------
+
+
+async def test_stop_waits_no_longer_than_it_may_for_a_log_that_takes_nothing(
+    entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.limits.STOP_STEP_S", 0.1)
+    async with nodes(1) as (node,):
+        await settled(node)
+        node.log.road.clear()
+        node.journal.propose(entry(1))
+        async with asyncio.timeout(5):
+            await node.journal.aclose(0.2)
+        assert node.proposals == []
+
+
+async def test_stop_whose_time_is_used_up_hands_back_what_the_log_is_about_to_take(entry: MakeEntry) -> None:
+    async with nodes(1) as (node,):
+        await settled(node)
+        node.log.road.clear()
+        node.journal.propose(entry(1))
+        asyncio.get_running_loop().call_later(0.1, node.log.road.set)
+        await node.journal.aclose(0)
+        assert node.proposals == [1]
+
+
 # -- what became of a record -----------------------------------------------------------------------------------------
 
 

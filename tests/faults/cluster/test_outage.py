@@ -15,16 +15,20 @@ from tests.live import Broker
 
 TEXT = {"content-type": "text/plain"}
 PAUSE_S = 0.5
+DRAIN_S = 2.0
+"""What a stop has for all that waits for Kafka, one after the other: requests, the journal, the clients."""
+STOP_STEPS_S_MAX = 6.0
+"""What is little more than that, on a machine that has a lot to do."""
 BACK_S_MAX = 20.0
 """From Kafka's being back to the first write that is acknowledged: clients that are made anew have that long."""
 
 
 @pytest.mark.timeout(120)  # a Kafka of its own starts twice
 async def test_node_serves_again_soon_after_kafka_was_away_and_works_little_meanwhile(tmp_path: Path) -> None:
-    folder = tmp_path / "kafka"
+    folder, env = tmp_path / "kafka", {"STREAMFOLD_DRAIN_S": f"{DRAIN_S}"}
     folder.mkdir()
     with KafkaCluster(folder) as kafka:
-        async with Nodes(tmp_path, kafka, count=1) as nodes, httpx.AsyncClient(timeout=30.0) as client:
+        async with Nodes(tmp_path, kafka, count=1, env=env) as nodes, httpx.AsyncClient(timeout=30.0) as client:
             (node,) = nodes.all
             stream = f"{node.url}/v1/stream/s"
             assert (await client.put(stream, headers=TEXT, content="before;")).status_code == 201
@@ -44,8 +48,13 @@ async def test_node_serves_again_soon_after_kafka_was_away_and_works_little_mean
             assert (await meanwhile).status_code in (204, 503)
             assert await nodes.faults() == []
             kafka.kill()
+            under_way = asyncio.create_task(client.post(stream, headers=TEXT, content="under way;"))
             await asyncio.sleep(PAUSE_S)  # until its clients have noticed: then they have more to stop
+            began_s = monotonic()
             assert await node.stop() == 0
+            assert monotonic() - began_s < DRAIN_S + STOP_STEPS_S_MAX
+            (answer,) = await asyncio.gather(under_way, return_exceptions=True)
+            assert not isinstance(answer, httpx.Response) or answer.status_code == 503
 
 
 def processor_s(node: Broker) -> float:
