@@ -7,7 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from broker import limits
 from broker.applied import Applied
+from broker.core.page import Page
 from broker.errors import Unavailable
 from broker.journal import Journal
 from broker.store import Checkpoint, Head, Snapshot, Store
@@ -109,11 +111,20 @@ class Checkpoints:
                 await event.wait()
 
     async def _write(self) -> None:
-        applied = self._applied
         snapshots = [*self._late_snapshots, *await self._snapshots()]
         # By the index, not by changed rows: refusals change none, and the journal must let go of them too.
-        if applied.applied_index == self._stored_index and not snapshots:
+        if self._applied.applied_index == self._stored_index and not snapshots:
             return
+        pages = await self._move(snapshots)
+        self._journal.trim(self._stored_index)
+        self._written(snapshots)
+        while pages:  # in steps: to free some thousand at once holds up the event loop for milliseconds
+            del pages[-limits.LET_GO_PAGES :]
+            await asyncio.sleep(0)
+
+    async def _move(self, snapshots: list[Snapshot]) -> list[Page]:
+        """What was applied, into the store. The pages that it has now, of which nobody needs to know any more."""
+        applied = self._applied
         frozen = applied.freeze()
         pages = [(tail.incarnation, fresh) for _, tail, fresh in frozen.tails]
         head = Head(frozen.index, frozen.time_ms, self._journal.mark())
@@ -127,5 +138,4 @@ class Checkpoints:
         self._late_snapshots = []
         self._stored_index = head.applied_index
         applied.counts.checkpoints += 1
-        self._journal.trim(head.applied_index)
-        self._written(snapshots)
+        return [page for _, fresh in pages for page in fresh]

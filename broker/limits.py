@@ -143,6 +143,11 @@ CHECKPOINT_INTERVAL_S: Final = 1.0
 CHECKPOINT_RESERVE_BYTES: Final = 4 * MIB
 """Heartbeat, stop and finish may exceed CHECKPOINT_BYTES_MAX by this much: back-pressure must not kill a living
 generation."""
+LET_GO_PAGES: Final = 512
+"""Stored pages freed before others get a turn: a fifth of a millisecond."""
+STORE_NICE: Final = 10
+"""How much below the event loop and the journal the store's threads stand, where they share a core: they get a tenth of
+it. Not less: while one has the interpreter, the others wait for it, however busy the core is with other programs."""
 BACK_PRESSURE_WAIT_S: Final = 5.0
 """How long an append waits for room before it gets 503."""
 WATCHED_PAGE: Final = 256

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from itertools import islice
 from operator import attrgetter
 
 from broker.core.page import Page, after, join
 
-_start = attrgetter("start")
+_start, _end = attrgetter("start"), attrgetter("end")
 
 
 class Tail:
@@ -53,12 +53,7 @@ class Tail:
 
     def freeze(self) -> list[Page]:
         """The pages that no checkpoint has in hand yet; from here on one has."""
-        fresh: list[Page] = []
-        for page in reversed(self.pages):
-            if page.start < self.frozen:
-                break
-            fresh.append(page)
-        fresh.reverse()
+        fresh = list(islice(self.pages, bisect_left(self.pages, self.frozen, key=_start), None))
         self.frozen = self.end
         return fresh
 
@@ -66,9 +61,6 @@ class Tail:
         """The checkpoint failed: all that is here is to be stored again."""
         self.frozen = self.pages[0].start if self.pages else self.end
 
-    def drop(self, position: int) -> int:
-        """The store has everything below `position`; returns the bytes of data let go."""
-        dropped = 0
-        while self.pages and self.pages[0].end <= position:
-            dropped += len(self.pages.popleft().data)
-        return dropped
+    def drop(self, position: int) -> None:
+        """The store has everything below `position`."""
+        self.pages = deque(islice(self.pages, bisect_right(self.pages, position, key=_end), None))

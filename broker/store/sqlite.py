@@ -20,7 +20,18 @@ from broker.core.state import Key, Row, decode_row
 from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped, Unavailable
 from broker.limits import KIB
-from broker.sqlite import WAL_BYTES, Connect, Gate, WalMover, connect, is_definite, opening, prepare, transaction
+from broker.sqlite import (
+    WAL_BYTES,
+    Connect,
+    Gate,
+    WalMover,
+    connect,
+    is_definite,
+    opening,
+    prepare,
+    stand_back,
+    transaction,
+)
 from broker.store import Checkpoint, Head, Snapshot
 from broker.store.checkpoint import write_checkpoint
 from broker.store.form import FORM
@@ -60,7 +71,7 @@ class SqliteStore:
         self._error: EngineStopped | None = None  # why nothing is written any more
         self._of_reader = threading.local()
         self._connections: list[sqlite3.Connection] = []  # to be closed in the end
-        self._writer = ThreadPoolExecutor(1, "store")
+        self._writer = ThreadPoolExecutor(1, "store", initializer=stand_back if data_dir else None)
         self._readers = ThreadPoolExecutor(READERS, "store reader") if data_dir else self._writer
 
     @classmethod
