@@ -27,8 +27,8 @@ from broker.http.response import Send
 from broker.http.session_api import SessionApi
 from broker.http.session_list import SessionList
 from broker.http.stream_api import StreamApi
+from broker.http.subscription_answers import error_form
 from broker.http.subscription_api import SubscriptionApi
-from broker.http.subscriptions import error_form
 from broker.http.traffic import Traffic
 from broker.http.uploads import Uploads
 from broker.http.websocket import WebSocketEndpoint

@@ -14,35 +14,30 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Final
-from urllib.parse import quote
-
-import msgspec
 
 from broker import limits
 from broker.core.entry import (
     AckOptions,
-    AppendOptions,
     AttemptOptions,
     Entry,
     Kind,
     LinkOptions,
     Place,
-    body_digest,
     encode_options,
 )
 from broker.core.glob import glob
 from broker.core.outcome import Outcome, Result
-from broker.core.page import json_page
 from broker.core.state import Stream, Subscription, Wake
-from broker.core.subscription import WEBHOOK, StreamInfo, matches, pending_tails, stream_infos
+from broker.core.subscription import WEBHOOK, matches, pending_tails
 from broker.errors import BrokerError
 from broker.partitions import Partitioned
 from broker.signing import Signing, Token
+from broker.wakes import wake_entry, webhook_body
 from broker.webhooks import DeliveryFailed, Webhooks
-from consumer.wire import JSON, Code
+from consumer.wire import Code
 
 log = logging.getLogger("streamfold.waker")
 
@@ -54,27 +49,6 @@ LINK_STEP: Final = 250
 """Streams linked by one entry."""
 PATHS_MAX: Final = 10_000
 """Paths of which it is remembered whom they concern."""
-
-
-class WebhookBody(msgspec.Struct):
-    """What a receiver is sent."""
-
-    subscription_id: str
-    wake_id: str
-    generation: int
-    streams: list[StreamInfo]
-    callback_url: str
-    callback_token: str
-
-
-class WakeEvent(msgspec.Struct):
-    """What is appended to a wake stream. The same for every attempt, so that one that was appended is a duplicate."""
-
-    type: str
-    subscription_id: str
-    stream: str
-    generation: int
-    ts: int
 
 
 class Counts:
@@ -408,24 +382,12 @@ class Waker:
     async def _delivered(self, subscription: Subscription, wake: Wake) -> bool:
         """Whether the receiver is done with it. Raises DeliveryFailed, BrokerError."""
         if subscription.delivery == WEBHOOK:
-            body = self._webhook_body(subscription, wake, await self.streams(subscription))
+            body = webhook_body(subscription, wake, await self.streams(subscription), self.token(subscription))
             return await self._webhooks.deliver(subscription.webhook_url, body)
-        outcome = await self._partition.propose(_wake_entry(subscription, wake))
+        outcome = await self._partition.propose(wake_entry(subscription, wake))
         if outcome.result is Result.REFUSED and outcome.code not in (Code.FENCED, Code.PAYLOAD_MISMATCH):
             raise DeliveryFailed(f"wake stream {subscription.wake_stream}: {outcome.code}")
         return False
-
-    def _webhook_body(self, subscription: Subscription, wake: Wake, streams: Mapping[str, Stream]) -> bytes:
-        return msgspec.json.encode(
-            WebhookBody(
-                subscription_id=subscription.subscription_id,
-                wake_id=wake.wake_id,
-                generation=subscription.generation,
-                streams=stream_infos(subscription, streams, at_wake=True),
-                callback_url=callback_url(subscription),
-                callback_token=self.token(subscription),
-            )
-        )
 
     def token(self, subscription: Subscription) -> str:
         """What proves to the broker that a request is about the wake that the subscription has now."""
@@ -435,27 +397,5 @@ class Waker:
         )
 
 
-def callback_url(subscription: Subscription) -> str:
-    """Where a receiver reports."""
-    return f"{subscription.base_url}__ds/subscriptions/{quote(subscription.subscription_id, safe='')}/callback"
-
-
 def _link_options(places: list[Place], drop: tuple[str, ...] = ()) -> LinkOptions:
     return LinkOptions(tuple(places), drop=drop, links_max=limits.LINKS_MAX)
-
-
-def _wake_entry(subscription: Subscription, wake: Wake) -> Entry:
-    """The event for the wake stream. Each generation is an epoch of its own with one batch: a retry is a duplicate."""
-    event = WakeEvent("wake", subscription.subscription_id, wake.path, subscription.generation, wake.woken_ms)
-    page = json_page([msgspec.json.encode(event)])
-    return Entry(
-        Kind.APPEND,
-        subscription.wake_stream,
-        producer_id=f"__ds/{subscription.subscription_id}/{subscription.birth:016x}",
-        epoch=subscription.generation,
-        seq=0,
-        digest=body_digest(page.data),
-        options=encode_options(AppendOptions(JSON, producers_max=limits.PRODUCERS_MAX)),
-        lengths=page.lengths,
-        body=page.data,
-    )

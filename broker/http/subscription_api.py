@@ -1,6 +1,6 @@
 """`/v1/stream/__ds/…`: subscriptions over one partition and its waker.
 
-The decisions are in `subscriptions`; here is the order of the steps.
+The decisions are in `subscription_requests` and `subscription_answers`; here is the order of the steps.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from broker.core.entry import Place, SubscriptionOptions
 from broker.core.outcome import Result
 from broker.core.state import Subscription
 from broker.core.subscription import PULL_WAKE, WEBHOOK, pending_tails
-from broker.http import subscriptions
+from broker.http import subscription_answers as answers, subscription_requests as requests
 from broker.http.bodies import Bodies
 from broker.http.problems import BadRequest
 from broker.http.request import Receive, Request
 from broker.http.response import Response
-from broker.http.subscriptions import Target
+from broker.http.subscription_requests import Target
 from broker.partitions import Partitioned
 from broker.settings import Settings
 from broker.signing import InvalidToken, Signing
@@ -50,10 +50,10 @@ class SubscriptionApi:
 
     async def respond(self, request: Request, receive: Receive) -> Response:
         """One request. Raises BadRequest, BrokerError, ClientLeft."""
-        target = subscriptions.target_of(request.path)
-        subscriptions.require_method(request.method, target)
+        target = requests.target_of(request.path)
+        requests.require_method(request.method, target)
         if not target.subscription_id:
-            answer = subscriptions.keys_answer(self._signing.jwks)
+            answer = answers.keys_answer(self._signing.jwks)
             return answer if request.method == "GET" else Response(answer.status, answer.headers)
         body = await self._bodies.read(request.headers, receive)
         # The client may leave from here on: what is proposed is done all the same.
@@ -66,7 +66,7 @@ class SubscriptionApi:
         if request.method == "PUT":
             return await self._create(request, target, body)
         if request.method == "DELETE":
-            await self._partition.propose(subscriptions.delete_of(request, target))
+            await self._partition.propose(requests.delete_of(request, target))
             return Response(204, [])  # whether there was one or not (PROTOCOL.md 6.3)
         await self._waker.settle(target.subscription_id)
         return await self._answer(request, self._known(target), 200)
@@ -74,15 +74,15 @@ class SubscriptionApi:
     # -- one subscription ------------------------------------------------------------------------------------------
 
     async def _create(self, request: Request, target: Target, body: bytes) -> Response:
-        wanted = subscriptions.wanted_of(body)
-        base_url = subscriptions.base_url_of(request, self._settings.public_url)
+        wanted = requests.wanted_of(body)
+        base_url = requests.base_url_of(request, self._settings.public_url)
         await self._require_possible(target, wanted)
         tails = await self._tails([path for path, _, _ in wanted.streams])
-        entry = subscriptions.create_of(request, target, wanted, tails, base_url)
+        entry = requests.create_of(request, target, wanted, tails, base_url)
         outcome = await self._partition.propose(entry)
         subscription = outcome.subscription
         if outcome.result is Result.REFUSED or subscription is None:
-            return subscriptions.refusal(outcome)
+            return answers.refusal(outcome)
         if not subscription.linked:  # just created, or whoever created it did not get this far
             await self._waker.link_existing(subscription)
         subscription = self._partition.subscriptions.get(target.subscription_id, subscription)
@@ -114,11 +114,11 @@ class SubscriptionApi:
             raise BadRequest(Code.WEBHOOK_URL_REJECTED, str(error)) from None
 
     async def _answer(self, request: Request, subscription: Subscription, status: int) -> Response:
-        base_url = subscriptions.base_url_of(request, self._settings.public_url)
-        return subscriptions.subscription_answer(
+        base_url = requests.base_url_of(request, self._settings.public_url)
+        return answers.subscription_answer(
             subscription,
             await self._waker.streams(subscription),
-            subscriptions.signing_of(self._signing.kid, base_url),
+            answers.signing_of(self._signing.kid, base_url),
             failing=self._waker.is_failing(subscription),
             status=status,
         )
@@ -127,53 +127,53 @@ class SubscriptionApi:
         known = self._known(target)
         tails: Sequence[Place] = ()
         if request.method == "POST":
-            tails = await self._tails(subscriptions.added_of(body, known.wake_stream))
-        outcome = await self._partition.propose(subscriptions.link_of(request, target, tails))
-        return subscriptions.refusal(outcome) if outcome.result is Result.REFUSED else Response(204, [])
+            tails = await self._tails(requests.added_of(body, known.wake_stream))
+        outcome = await self._partition.propose(requests.link_of(request, target, tails))
+        return answers.refusal(outcome) if outcome.result is Result.REFUSED else Response(204, [])
 
     # -- wakes -----------------------------------------------------------------------------------------------------
 
     async def _claim(self, request: Request, target: Target, body: bytes) -> Response:
-        worker = subscriptions.worker_of(body)
+        worker = requests.worker_of(body)
         await self._waker.settle(target.subscription_id)
         known = self._known(target, PULL_WAKE)
         tails = pending_tails(known, await self._waker.streams(known))
-        outcome = await self._partition.propose(subscriptions.claim_of(request, target, worker, tails))
+        outcome = await self._partition.propose(requests.claim_of(request, target, worker, tails))
         subscription = outcome.subscription
         if outcome.result is Result.REFUSED or subscription is None:
-            return subscriptions.refusal(outcome)
+            return answers.refusal(outcome)
         streams = await self._waker.streams(subscription)
-        return subscriptions.claim_answer(subscription, streams, self._waker.token(subscription))
+        return answers.claim_answer(subscription, streams, self._waker.token(subscription))
 
     async def _report(self, request: Request, target: Target, body: bytes) -> Response:
         """A callback, an ack or a release: nothing moves unless token, generation and wake are the current ones."""
         known = self._known(target, WEBHOOK if target.part == "callback" else PULL_WAKE)
         generation = self._generation_of(request, known)
         await self._waker.settle(target.subscription_id)
-        report = subscriptions.report_of(target, body)
+        report = requests.report_of(target, body)
         if generation != report.generation:
-            return subscriptions.refuse(Code.FENCED, "the token is of another generation")
+            return answers.refuse(Code.FENCED, "the token is of another generation")
         acks: Sequence[Place] | None = ()
         if report.acks and known.wake is not None and known.wake.wake_id == report.wake_id:
-            acks = subscriptions.acks_of(report, await self._waker.streams(known))
+            acks = requests.acks_of(report, await self._waker.streams(known))
         if acks is None:  # that it is fenced would come first
-            return subscriptions.refuse(Code.INVALID_OFFSET, "no offset of a stream of this subscription")
-        outcome = await self._partition.propose(subscriptions.ack_of(request, known, target, report, acks))
+            return answers.refuse(Code.INVALID_OFFSET, "no offset of a stream of this subscription")
+        outcome = await self._partition.propose(requests.ack_of(request, known, target, report, acks))
         subscription = outcome.subscription
         if outcome.result is Result.REFUSED or subscription is None:
-            return subscriptions.refusal(outcome)
-        return subscriptions.report_answer(target, subscription, await self._waker.streams(subscription))
+            return answers.refusal(outcome)
+        return answers.report_answer(target, subscription, await self._waker.streams(subscription))
 
     def _generation_of(self, request: Request, known: Subscription) -> int:
         """The generation that the request has a token for. Raises BadRequest."""
         try:
-            token = self._signing.read_token(subscriptions.bearer_of(request))
+            token = self._signing.read_token(requests.bearer_of(request))
         except InvalidToken:
-            raise subscriptions.token_refused(Code.TOKEN_INVALID) from None
+            raise requests.token_refused(Code.TOKEN_INVALID) from None
         if (token.subscription_id, token.birth) != (known.subscription_id, known.birth):
-            raise subscriptions.token_refused(Code.TOKEN_INVALID)
+            raise requests.token_refused(Code.TOKEN_INVALID)
         if token.expires_ms <= self._partition.now_ms():
-            raise subscriptions.token_refused(Code.TOKEN_EXPIRED)
+            raise requests.token_refused(Code.TOKEN_EXPIRED)
         return token.generation
 
     # -- what is there ---------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from broker.journal.memory import MemoryJournal
 from broker.partition import Partition
 from broker.signing import Signing
 from broker.store.sqlite import SqliteStore
-from broker.waker import Waker, _wake_entry
+from broker.waker import Waker
+from broker.wakes import wake_entry
 from broker.webhooks import Webhooks
 from consumer.wire import Code
 from tests.broker.core.entries import SUBSCRIPTION, append, attempt, create, delete, fork, fork_ref, link, subscribe
@@ -174,10 +175,10 @@ async def test_wake_event_that_is_appended_again_is_a_duplicate(partition: Parti
     for generation in (1, 2):
         held = Wake("w", "a/1", 5, 6)
         told = Subscription(7, SUBSCRIPTION, b"", 0, "pull-wake", 1_000, wake_stream="wake", generation=generation)
-        results = [(await partition.propose(_wake_entry(told, held))).result for _ in range(2)]
+        results = [(await partition.propose(wake_entry(told, held))).result for _ in range(2)]
         assert results == [Result.ACCEPTED, Result.DUPLICATE]
     late = Subscription(7, SUBSCRIPTION, b"", 0, "pull-wake", 1_000, wake_stream="wake", generation=1)
-    assert (await partition.propose(_wake_entry(late, Wake("w", "a/1", 5, 6)))).code is Code.FENCED
+    assert (await partition.propose(wake_entry(late, Wake("w", "a/1", 5, 6)))).code is Code.FENCED
     stream = await partition.stream("wake")
     assert stream is not None
     assert stream.tail == 2

@@ -18,7 +18,7 @@ from broker.core.state import Subscription
 from broker.core.subscription import PULL_WAKE, pending_tails
 from broker.errors import BrokerError
 from broker.partitions import Partitioned
-from broker.waker import WebhookBody
+from broker.wakes import WebhookBody
 from broker.webhooks import DeliveryFailed
 from tests.broker.core import entries
 from tests.simulator.clients import Clients

@@ -1,4 +1,4 @@
-"""broker/http/subscriptions.py: what a request becomes, and what bad input is told (PROTOCOL.md 6, 7)."""
+"""Subscriptions over HTTP: what a request becomes, and what bad input is told (PROTOCOL.md 6, 7)."""
 
 from __future__ import annotations
 
