@@ -24,7 +24,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from broker.http.openapi import OPERATIONS, document
+from broker.http.openapi import document
+from broker.http.operations import OPERATIONS
 from broker.http.session_routes import ROUTES
 from tests.live import Broker
 
