@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from broker.core import fork, generation, session, stream, subscription
+from broker.core import admission, fork, generation, session, stream, subscription
 from broker.core.entry import Entry, Kind, ProducerForgetOptions
 from broker.core.outcome import Outcome, Result
 from broker.core.state import Changes, Key, Row, producer_key, stream_key, subscription_key
@@ -105,7 +105,7 @@ def unchanging(rows: Mapping[Key, Row | None], entry: Entry, index: int, now_ms:
     if entry.kind in _APPENDS:
         judged = stream.judge(changes, entry, now_ms)
     elif entry.kind in _WRITES:
-        judged = generation.judge(changes, entry, index, now_ms)
+        judged = admission.judge(changes, entry, index, now_ms)
     else:
         outcome, changes = apply(rows, entry, index, now_ms)
         judged = None if outcome.changed else outcome
