@@ -21,7 +21,8 @@ import click
 import uvloop
 
 from benchmarks import facts, server
-from benchmarks.paths import CHUNKS, CONNECTIONS, Client, Round, fan_out, opened
+from benchmarks.in_process import Client, opened
+from benchmarks.paths import CHUNKS, CONNECTIONS, Round, fan_out
 from benchmarks.workload import batch
 from broker.core.entry import CreateOptions, Entry, Kind, encode_options
 

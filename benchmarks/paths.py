@@ -6,7 +6,6 @@ calls on a socket, the event loop's poll) comes on top, and is the same for any 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -14,14 +13,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
+from benchmarks.in_process import AckTransport, Client, EventTransport, Transport, connected, opened
 from benchmarks.stopwatch import Stage
 from benchmarks.workload import CHUNK, OPENING, Batches, batch
-from broker import App, Settings, create_app
-from broker.http.fast_reads import protocol
+from broker import App
 from consumer.session import SessionFold
 
 CONNECTIONS: Final = 32
@@ -45,124 +42,6 @@ class Walk(NamedTuple):
     prepared: Callable[[Path], AbstractAsyncContextManager[Round]]
 
 
-class Transport:
-    """What is left of a socket: answers are counted."""
-
-    def __init__(self) -> None:
-        self.answers = 0
-        self.enough = asyncio.Event()
-        self.wanted = 0
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Addresses."""
-        return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name, default)
-
-    def is_closing(self) -> bool:
-        """Never."""
-        return False
-
-    def write(self, data: bytes) -> None:
-        """One answer, or its empty body. Raises RuntimeError for a refusal: then something else is measured."""
-        if not data:
-            return
-        if data[9:10] != b"2":
-            raise RuntimeError(data.decode(errors="replace"))
-        self.count()
-
-    def want(self, answers: int) -> None:
-        """Have `enough` set when so many more have come."""
-        self.wanted = self.answers + answers
-        self.enough.clear()
-
-    def count(self) -> None:
-        """One more."""
-        self.answers += 1
-        if self.answers == self.wanted:
-            self.enough.set()
-
-    def resume_reading(self) -> None:
-        """It never stopped."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-
-class EventTransport(Transport):
-    """The same for events."""
-
-    def write(self, data: bytes) -> None:
-        """The head of a response, or an event."""
-        if b"event: control" in data:
-            self.count()
-
-
-class Client:
-    """Calls an ASGI application."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def call(self, method: str, path: str, body: bytes = b"", query: bytes = b"", **headers: str) -> bytes:
-        """The body of the answer. Raises RuntimeError for one that is no success."""
-        status, answer = 0, b""
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            nonlocal status, answer
-            status = message.get("status", status)
-            answer += message.get("body", b"")
-
-        await self._app(self.scope(method, path, query, len(body), headers), receive, send)
-        if status not in range(200, 300):
-            raise RuntimeError(f"{method} {path}: {status} {answer.decode(errors='replace')}")
-        return answer
-
-    @staticmethod
-    def scope(method: str, path: str, query: bytes, body_bytes: int, headers: dict[str, str]) -> dict[str, Any]:
-        """A request as ASGI has it."""
-        told = {"host": "localhost", "content-type": "application/json", "content-length": str(body_bytes), **headers}
-        return {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query,
-            "root_path": "",
-            "scheme": "http",
-            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in told.items()],
-        }
-
-
-@asynccontextmanager
-async def opened(folder: Path) -> AsyncGenerator[App]:
-    """A broker on a disk."""
-    app = create_app(Settings(data_dir=folder))
-    async with app.running():
-        yield app
-
-
-def _connected(app: App, transport: Transport, count: int, *, fast: bool = True) -> list[HttpToolsProtocol]:
-    """So many connections to a broker, all with the same transport; not `fast`: as somebody's uvicorn has them."""
-    config = uvicorn.Config(
-        app,
-        http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-    )
-    config.load()
-    state = ServerState()
-    state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
-    connections: list[HttpToolsProtocol] = []
-    for _ in range(count):
-        connection = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]  # typed as asyncio's
-        connection.connection_made(transport)  # type: ignore[arg-type]  # all of a transport that is asked for
-        connections.append(connection)  # type: ignore[arg-type]  # it is what `protocol` made
-    return connections
-
-
 # -- append ------------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +53,7 @@ async def append(folder: Path, *, fast: bool = True) -> AsyncGenerator[Round]:
         batches = [Batches(f"/v1/stream/profile/{n}", CHUNKS) for n in range(CONNECTIONS)]
         for load in batches:
             await client.call("PUT", load.target)
-        connections = _connected(app, transport, CONNECTIONS, fast=fast)
+        connections = connected(app, transport, CONNECTIONS, fast=fast)
         number = 0
 
         async def round_() -> int:
@@ -246,7 +125,7 @@ async def chunks(folder: Path) -> AsyncGenerator[Round]:
     async with opened(folder) as app:
         transport = Transport()
         batches = [Batches(path, CHUNKS, sequenced=True) for path in await _answers(Client(app))]
-        connections = _connected(app, transport, CONNECTIONS)
+        connections = connected(app, transport, CONNECTIONS)
         number = 0
 
         async def round_() -> int:
@@ -283,23 +162,12 @@ _CHUNKS: Final = (
 )
 
 
-class AckTransport(Transport):
-    """The same for acks of uploads."""
-
-    def write(self, data: bytes) -> None:
-        """The head of a response, or an ack. Raises RuntimeError for a refusal."""
-        if b'"error"' in data or data.startswith(b"HTTP/1.1 4"):
-            raise RuntimeError(data.decode(errors="replace"))
-        if b'"seq"' in data:
-            self.count()
-
-
 @asynccontextmanager
 async def tokens(folder: Path) -> AsyncGenerator[Round]:
     """A token of each of CONNECTIONS answers, each over an NDJSON upload of its own."""
     async with opened(folder) as app:
         transport, paths = AckTransport(), await _answers(Client(app))
-        connections = _connected(app, transport, CONNECTIONS)
+        connections = connected(app, transport, CONNECTIONS)
         line = b"%x\r\n%b\n\r\n" % (len(CHUNK) + 1, CHUNK)
         for connection, path in zip(connections, paths, strict=True):
             connection.data_received(
@@ -368,7 +236,7 @@ async def fan_out(folder: Path, readers: int = READERS) -> AsyncGenerator[Round]
     async with opened(folder) as app:
         client, transport, path = Client(app), EventTransport(), "/v1/stream/live"
         await client.call("PUT", path)
-        connections = _connected(app, transport, readers)
+        connections = connected(app, transport, readers)
         transport.want(readers)
         for connection in connections:
             connection.data_received(b"GET /v1/stream/live?offset=-1&live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n")
