@@ -1,10 +1,10 @@
-"""A report for people: Markdown with pictures beside it, and one HTML page with everything in it."""
+"""A report for people: as Markdown and as an HTML page, with the same pictures beside them."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +26,9 @@ th, td { border-bottom: 1px solid #d8dee4; padding: .3rem .6rem; text-align: rig
 th:first-child, td:first-child { text-align: left; }
 code { background: #f0f2f4; padding: .1rem .3rem; border-radius: 3px; }
 .missed { color: #b42318; font-weight: 600; } .reached, .stretch { color: #1a7f37; } .warning { color: #9a6700; }
-svg { width: 49%; min-width: 26rem; height: auto; }
+img { width: 49%; min-width: 26rem; height: auto; }
 td { white-space: nowrap; } td:first-child { white-space: normal; }
-@media (prefers-color-scheme: dark) { svg { background: #fff; } }
+@media (prefers-color-scheme: dark) { img { background: #fff; } }
 """
 
 Table = list[list[str]]
@@ -53,6 +53,12 @@ def _pictures(report: Report) -> Iterator[tuple[str, str]]:
         for plot in scenario.plots:
             if (svg := plots.drawn(scenario, plot)) is not None:
                 yield _file_name(scenario, plot.series), svg
+
+
+def _shown(scenario: Scenario, pictures: Collection[str]) -> list[tuple[str, str]]:
+    """The pictures of a scenario: their names and titles."""
+    named = [(_file_name(scenario, plot.series), plot.title) for plot in scenario.plots]
+    return [(name, title) for name, title in named if name in pictures]
 
 
 def _file_name(scenario: Scenario, series: str) -> str:
@@ -144,8 +150,8 @@ def disturbance(report: Report) -> str:
 # -- Markdown ----------------------------------------------------------------------------------------------------------
 
 
-def markdown(report: Report, pictures: dict[str, str]) -> str:
-    """The whole report."""
+def markdown(report: Report, pictures: Collection[str]) -> str:
+    """The whole report; `pictures` are the names of those that there are."""
     parts = ["# What was measured", f"    {report.command}", *filter(None, provenance(report))]
     if len(summary(report)) > 1:
         parts += [
@@ -156,11 +162,7 @@ def markdown(report: Report, pictures: dict[str, str]) -> str:
     for scenario in report.scenarios:
         parts += [f"## {scenario.name}: {scenario.title}", scenario.about, table(numbers(scenario))]
         parts += scenario.notes
-        parts += [
-            f"![{plot.title}]({name})"
-            for plot in scenario.plots
-            if (name := _file_name(scenario, plot.series)) in pictures
-        ]
+        parts += [f"![{title}]({name})" for name, title in _shown(scenario, pictures)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -173,8 +175,8 @@ def table(rows: Table) -> str:
 # -- HTML --------------------------------------------------------------------------------------------------------------
 
 
-def page(report: Report, pictures: dict[str, str]) -> str:
-    """The whole report, pictures included, in one file that asks for nothing else."""
+def page(report: Report, pictures: Collection[str]) -> str:
+    """The whole report, as a page that asks for nothing but the pictures beside it."""
     body = ["<h1>What was measured</h1>", f"<p><code>{html.escape(report.command)}</code></p>"]
     body += [f"<p>{html.escape(line)}</p>" for line in provenance(report) if line]
     if len(summary(report)) > 1:
@@ -183,7 +185,7 @@ def page(report: Report, pictures: dict[str, str]) -> str:
         body += [f"<h2>{html.escape(scenario.name)}: {html.escape(scenario.title)}</h2>"]
         body += [f"<p>{_html_text(scenario.about)}</p>", _html_table(numbers(scenario))]
         body += [f'<p class="warning">{html.escape(line)}</p>' for line in scenario.notes]
-        body += [pictures[name] for plot in scenario.plots if (name := _file_name(scenario, plot.series)) in pictures]
+        body += [f'<img src="{name}" alt="{html.escape(title)}">' for name, title in _shown(scenario, pictures)]
     head = f'<meta charset="utf-8"><title>What was measured</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 

@@ -88,7 +88,7 @@ def _powers(axis: Axis) -> float:
 
 
 def _slim(svg: str) -> str:
-    """Without what an HTML page must not have or does not need, and with no more digits than a screen has."""
+    """Without what no picture needs, and with no more digits than a screen has."""
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r"\n\s+", "\n", body)
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)
