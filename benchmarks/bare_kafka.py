@@ -12,10 +12,11 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from broker.journal.kafka_clients import new_consumer, new_producer
+from broker.journal.kafka_clients import let_go, new_consumer, new_producer
 from broker.journal.kafka_topic import KafkaTopic, ensure_topic
 
 POLL_MS: Final = 1_000
+STOP_S: Final = 5.0
 
 
 class BareKafka:
@@ -48,8 +49,8 @@ class BareKafka:
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._producer.stop()
-        await self._consumer.stop()
+        for client in (self._producer, self._consumer):
+            await let_go(client, STOP_S)
 
     async def round_trip(self, payload: bytes) -> None:
         """Return when a record is confirmed and read. Raises KafkaError."""
