@@ -27,7 +27,7 @@ th:first-child, td:first-child { text-align: left; }
 code { background: #f0f2f4; padding: .1rem .3rem; border-radius: 3px; }
 .missed { color: #b42318; font-weight: 600; } .reached, .stretch { color: #1a7f37; } .warning { color: #9a6700; }
 img { width: 49%; min-width: 26rem; height: auto; }
-td { white-space: nowrap; } td:first-child { white-space: normal; }
+td { white-space: nowrap; } td:first-child { white-space: normal; min-width: 13rem; }
 @media (prefers-color-scheme: dark) { img { background: #fff; } }
 """
 
