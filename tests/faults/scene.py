@@ -139,8 +139,14 @@ class Scene:
             await self.storm.until(partial(self._is_idle, session_id), f"end of all generations in {session_id}")
 
     async def _is_idle(self, session_id: str) -> bool:
+        """As of a moment after all that was acknowledged: a node of a cluster may tell of an earlier one."""
         answer = await self.client.ask("GET", f"{SESSIONS}/{session_id}")
-        return answer is not None and answer.problem["status"] == "idle"
+        if answer is None or answer.problem["status"] != "idle":
+            return False
+        told = place_of(str(answer.problem["offset"]))
+        writes = [write for write in self.history.writes if write.path == f"sessions/{session_id}"]
+        acked = [place_of(offset) for write in writes for offset in write.offsets]
+        return all(place.position <= told.position for place in acked if place.incarnation == told.incarnation)
 
     async def look_at_everything(self) -> None:
         """Each stream from start to end, and what the broker says of each session."""
