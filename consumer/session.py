@@ -77,13 +77,14 @@ class SessionFold:
     def of_items(cls, items: Iterable[dict[str, Any]]) -> Self:
         """The fold that has these `items()`, to go on from the offset at which they stood.
 
+        They become part of the state and must not be edited afterwards.
         Raises ValueError if something is no item, or if a generation runs: how to go on with it cannot be told from
         its message alone. Fold the log from its start then.
         """
         folding = cls()
         for item in items:
             message_id = item.get("id")
-            turn = Turn(len(folding._turns), str(message_id), {**item})
+            turn = Turn(len(folding._turns), str(message_id), item)
             if turn.is_open or not isinstance(message_id, str):
                 raise ValueError(f"message {message_id!r} is {item['status']}; only ended ones can be taken over")
             generation_id = item.get("generationId")
