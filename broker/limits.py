@@ -145,9 +145,9 @@ CHECKPOINT_RESERVE_BYTES: Final = 4 * MIB
 generation."""
 LET_GO_PAGES: Final = 512
 """Stored pages freed before others get a turn: a fifth of a millisecond."""
-STORE_NICE: Final = 10
-"""How much below the event loop and the journal the store's threads stand, where they share a core: they get a tenth of
-it. Not less: while one has the interpreter, the others wait for it, however busy the core is with other programs."""
+BACKGROUND_NICE: Final = 10
+"""How far the store's threads stand back behind the event loop and the journal, where they share a core: they get a
+tenth of it then. Not less: while one has the interpreter the others wait, however busy other programs keep the core."""
 BACK_PRESSURE_WAIT_S: Final = 5.0
 """How long an append waits for room before it gets 503."""
 WATCHED_PAGE: Final = 256

@@ -6,19 +6,19 @@ are off, because they cost the transaction that runs into them 10 ms and more; `
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from broker.errors import Damaged, EngineStopped, NewerFormat, StartError
-from broker.limits import MIB, STORE_NICE
+from broker.limits import MIB
+from broker.priority import stand_back
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -64,18 +64,6 @@ def _configure(connection: sqlite3.Connection) -> None:
     if sys.version_info >= (3, 12):
         # Closing would move the WAL, behind a failed fsync too. Python 3.11 cannot tell SQLite to leave it.
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003 - it takes no keyword
-
-
-def stand_back() -> None:
-    """Have this thread run when those of a higher priority leave the core free, until it ends. Linux only.
-
-    What SQLite does it does without the interpreter, and so at the same time as the event loop: on one core each would
-    take turns of some milliseconds. Elsewhere a priority is the whole process's.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + STORE_NICE)
 
 
 def prepare(

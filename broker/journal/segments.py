@@ -2,7 +2,7 @@
 
     journal/0000000000000001.log    frames of the commits from that index on (hexadecimal)
     journal/00000000000003e8.log    the newest; frames are added here
-    journal/….spare                 a segment whose entries the store has: the next to be written over
+    journal/….spare                 the next to be written over (`broker.journal.spares`)
 
 A file keeps the length and the blocks that it was made with, so that a commit changes nothing but data: one write that
 returns when the disk has it (RWF_DSYNC), or a write and one fdatasync where the system knows no such write.
@@ -40,7 +40,8 @@ from broker.journal.frame import (
     frame_at,
     frames_beyond,
 )
-from broker.limits import MIB, SEGMENT_BYTES, SEGMENT_SPARES_MAX
+from broker.journal.spares import Spares
+from broker.limits import SEGMENT_BYTES
 
 log = logging.getLogger("streamfold.journal")
 
@@ -67,9 +68,11 @@ class Segments:
         self._uuid = uuid
         self._segment_bytes = segment_bytes
         self._write = write or DirectWrite()
+        self._spares = Spares(folder, self._write)
         self._segments: list[Segment] = []  # by index; the last is the one that is written
         self._file: FileIO | None = None  # of the last
         self._file_bytes = 0
+        self._is_next_foreseen = False  # whether the one after the last was asked for
         self._time_ms = 0  # of the newest commit
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -166,6 +169,13 @@ class Segments:
         self._current.end += len(frame)
         self._current.next_index = first_index + len(encoded)
         self._time_ms = time_ms
+        self._foresee()
+
+    def _foresee(self) -> None:
+        """Half of the segment is left to make the next one in: 8 MiB take tens of milliseconds."""
+        if not self._is_next_foreseen and self._current.end > self._file_bytes // 2:
+            self._is_next_foreseen = True
+            self._spares.foresee(_whole_blocks(self._segment_bytes))
 
     def _erase(self, cause: OSError) -> None:
         """What was not acknowledged must not be found by the next start, nor by a later one."""
@@ -179,10 +189,7 @@ class Segments:
         while len(self._segments) > 1 and self._segments[0].next_index <= index + 1:
             path = self._segments[0].path
             try:
-                if len(self._spares()) < SEGMENT_SPARES_MAX:
-                    path.replace(path.with_suffix(".spare"))
-                else:
-                    path.unlink()
+                self._spares.keep(path)
             except OSError as error:
                 log.warning("%s cannot be let go: %s", path.name, error)
                 return
@@ -201,6 +208,7 @@ class Segments:
 
     def abandon(self) -> None:
         """Let go of the file as it is. Idempotent."""
+        self._spares.settle()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -220,9 +228,6 @@ class Segments:
     def _path(self, first_index: int) -> Path:
         return self._folder / f"{first_index:016x}.log"
 
-    def _spares(self) -> list[Path]:
-        return sorted(self._folder.glob("*.spare"))
-
     def _open_current(self) -> None:
         self._file = FileIO(self._current.path, "r+")
         self._file_bytes = os.fstat(self._file.fileno()).st_size
@@ -240,7 +245,7 @@ class Segments:
         """Begin a segment that has room for a frame. Raises OSError; then the one before stays the last."""
         header = Header(self._uuid, int.from_bytes(os.urandom(4)), first_index)
         size = max(self._segment_bytes, HEADER_BYTES + frame_bytes + FRAME_BYTES)
-        spare = self._spare(-(-size // BLOCK_BYTES) * BLOCK_BYTES)  # a write that ends in its last block stays in it
+        spare = self._spares.take(_whole_blocks(size))
         with FileIO(spare, "r+") as file:
             self._write(file, encode_header(header), 0)
             size = os.fstat(file.fileno()).st_size
@@ -255,21 +260,7 @@ class Segments:
         except OSError as error:
             raise EngineStopped(f"the journal cannot go on in {path.name}: {error}") from error
         self._segments.append(Segment(path, header, first_index))
-
-    def _spare(self, size: int) -> Path:
-        """A file of at least `size` bytes, all of them on the disk. Raises OSError."""
-        for path in self._spares():
-            if path.stat().st_size >= size:
-                return path
-        path = self._folder / "new.spare"
-        try:
-            with FileIO(path, "w") as file:
-                for at in range(0, size, MIB):
-                    self._write(file, bytes(min(MIB, size - at)), at)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-        return path
+        self._is_next_foreseen = False
 
 
 def _frames(data: memoryview, header: Header, applied_index: int) -> Iterator[Frame]:
@@ -290,6 +281,11 @@ def _frames(data: memoryview, header: Header, applied_index: int) -> Iterator[Fr
         if not frame.count:
             return
         at, index = frame.end, frame.next_index
+
+
+def _whole_blocks(size_bytes: int) -> int:
+    """A write that ends in the last block of a file stays in it."""
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _from(index: int, commit: Commit) -> Commit:

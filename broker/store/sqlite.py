@@ -20,6 +20,7 @@ from broker.core.state import Key, Row, decode_row
 from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped, Unavailable
 from broker.limits import KIB
+from broker.priority import stand_back
 from broker.sqlite import (
     WAL_BYTES,
     Connect,
@@ -29,7 +30,6 @@ from broker.sqlite import (
     is_definite,
     opening,
     prepare,
-    stand_back,
     transaction,
 )
 from broker.store import Checkpoint, Head, Snapshot
