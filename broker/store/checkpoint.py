@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from broker.core.page import Page
 from broker.core.state import Key, Row, Session, Stream, encode_row, is_watched, owner
@@ -11,14 +11,21 @@ from broker.errors import Damaged
 from broker.store import Checkpoint, Head, Snapshot
 from broker.store.page_row import decode_page, encode_page, merge
 
+Wrote = Callable[[int], None]
+"""Told of bytes that SQLite was given."""
 
-def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
-    """Write all of `checkpoint`. Raises sqlite3.Error, and ValueError or Damaged for pages that do not meet."""
+
+def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint, wrote: Wrote) -> None:
+    """Write all of `checkpoint`.
+
+    Raises sqlite3.Error, ValueError or Damaged for pages that do not meet, and whatever `wrote` raises.
+    """
     _write_rows(connection, checkpoint.rows)
     for incarnation, pages in checkpoint.pages:
-        _write_pages(connection, incarnation, pages)
+        wrote(_write_pages(connection, incarnation, pages))
     for snapshot in checkpoint.snapshots:
         _write_snapshot(connection, snapshot)
+        wrote(sum(len(data) for _, _, data in snapshot.messages))
     connection.executemany("INSERT OR REPLACE INTO garbage (path, life, swept) VALUES (?, ?, x'')", checkpoint.ended)
     _write_head(connection, checkpoint.head)
 
@@ -50,7 +57,9 @@ def _stored_rows(rows: Mapping[Key, Row | None]) -> Iterator[tuple[Key, int, int
             yield key, owner(row), deadline_ms, is_watched(row), encode_row(row), active_ms
 
 
-def _write_pages(connection: sqlite3.Connection, incarnation: int, added: Sequence[Page]) -> None:
+def _write_pages(connection: sqlite3.Connection, incarnation: int, added: Sequence[Page]) -> int:
+    """How many bytes of data that wrote: with what was stored before, if it was merged."""
+
     def stored_before(position: int, bytes_max: int) -> Page | None:
         return _page_before(connection, incarnation, position, bytes_max)
 
@@ -61,6 +70,7 @@ def _write_pages(connection: sqlite3.Connection, incarnation: int, added: Sequen
         'INSERT INTO page (incarnation, start, "end", bytes, data) VALUES (?, ?, ?, ?, ?)',
         ((incarnation, page.start, page.end, len(page.data), encode_page(page)) for page in pages),
     )
+    return sum(len(page.data) for page in pages)
 
 
 def _page_before(connection: sqlite3.Connection, incarnation: int, position: int, bytes_max: int) -> Page | None:

@@ -26,6 +26,7 @@ from broker.sqlite import (
     Connect,
     Gate,
     WalMover,
+    WalPieces,
     connect,
     is_definite,
     opening,
@@ -65,6 +66,7 @@ class SqliteStore:
         self._connect = connect
         self._wal_bytes = wal_bytes
         self._wal: WalMover | None = None
+        self._pieces: WalPieces | None = None
         self._gate = Gate()  # the WAL mover's, if there is one
         self._connection: sqlite3.Connection | None = None  # the writer's
         self._is_swept = False  # nothing is left of lives that have ended; the writer's too
@@ -184,6 +186,7 @@ class SqliteStore:
             )
         with opening(path):
             self._data_dir.uuid, head = self._open_file(path)
+        self._pieces = WalPieces(path)
         self._wal = WalMover(path, self._connect, self._wal_bytes)
         self._gate = self._wal.gate
         return head
@@ -197,7 +200,8 @@ class SqliteStore:
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._is_swept = self._is_swept and not checkpoint.ended
-        self._write(partial(write_checkpoint, checkpoint=checkpoint), _size_bytes(checkpoint))
+        wrote = _ignored if self._pieces is None else self._pieces.wrote
+        self._write(partial(write_checkpoint, checkpoint=checkpoint, wrote=wrote), _size_bytes(checkpoint))
 
     def _write(self, change: Callable[[sqlite3.Connection], None], size_bytes: int) -> None:
         """Run `change` in one transaction, and tell what became of it."""
@@ -232,6 +236,8 @@ class SqliteStore:
         self._readers.shutdown()
         if self._wal is not None:
             self._wal.close()
+        if self._pieces is not None:
+            self._pieces.close()
         while self._connections:
             self._connections.pop().close()
         if self._data_dir is not None:
@@ -359,6 +365,10 @@ class SqliteStore:
                 (incarnation,),
             ).fetchall()
         return Snapshot(path, incarnation, stands[0], messages)
+
+
+def _ignored(_: int) -> None:
+    pass
 
 
 def _row(key: Key, value: bytes) -> Row:
