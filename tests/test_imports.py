@@ -39,8 +39,8 @@ class Wall(NamedTuple):
 
 # Errors and limits are leaves that every part of the broker may name.
 LEAVES = ("broker.errors", "broker.limits", "consumer.wire")
-# What journal and store of one data folder have in common.
-FILES = ("broker.data_dir",)
+# What journal and store of one data folder have in common: the folder, and threads that stand back.
+FILES = ("broker.data_dir", "broker.priority")
 # What reading and writing clients have in common: how a request travels, what its answer means, when it is repeated.
 CLIENT_BASE = tuple(
     f"consumer.{part}" for part in ("address", "answer", "archive", "errors", "limits", "retry", "transport", "values")
