@@ -50,7 +50,7 @@ def assert_in_the_model(part: Any) -> None:
 
 
 @settings(max_examples=200)
-@given(format_and_chunks(20), st.booleans())
+@given(given_=format_and_chunks(20), ended=st.booleans())
 def test_whatever_was_folded_is_projected_into_the_model(given_: tuple[str, list[JSON]], *, ended: bool) -> None:
     name, chunks = given_
     message = fold(name, chunks)
