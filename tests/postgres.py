@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +23,7 @@ class ServerFailedError(Exception):
     """It did not start, or it is not installed."""
 
 
-class _Server:
+class _Server(ABC):
     """A program that serves a port, as a user that is not root: PostgreSQL refuses to run as root.
 
     That user must get to `folder`: pytest's own ones are closed to others, again by every run that begins.
@@ -37,8 +38,9 @@ class _Server:
         if os.getuid() == 0:
             shutil.chown(folder, USER, USER)
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What runs it."""
 
     def start(self) -> None:
         """Return when it serves its port.
@@ -52,7 +54,7 @@ class _Server:
                 self._spawn()
             if time.monotonic() > ends_at:
                 raise ServerFailedError(self.log_path.read_text(errors="replace")[-5000:])
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # it asks until the server is ready, which nothing announces; no test has begun
 
     def _spawn(self) -> None:
         with self.log_path.open("ab") as log:

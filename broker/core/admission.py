@@ -211,6 +211,7 @@ def _duplicate(work: Work, generation: Generation, seq: int) -> Outcome:
 
 
 def fenced(work: Work, generation: Generation) -> Outcome:
+    """The answer to whoever writes a generation that has ended."""
     return refused(
         Code.FENCED,
         "the generation has ended",

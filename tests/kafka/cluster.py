@@ -275,7 +275,7 @@ log.cleaner.dedupe.buffer.size=8388608
             if gone or time.monotonic() > until:
                 told = "\n".join(map(self.log_text, gone or self._processes))
                 raise KafkaFailedError(f"Kafka is not ready, these nodes have left: {gone}\n{told}")
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # it asks until all are ready, which nothing announces; in a thread of its own
 
     async def _is_ready(self) -> bool:
         """Whether every broker that runs knows of all that run."""

@@ -6,6 +6,7 @@ The part of it that counts: other bytes are sent for a seq only after every earl
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
@@ -255,7 +256,7 @@ class Clients:
             return None
 
 
-class _Pipeline:
+class _Pipeline(ABC):
     """Batches 0, 1, 2, …, several under way; each is sent again until it is told what became of it."""
 
     def __init__(self, clients: Clients, path: str, name: str) -> None:
@@ -309,11 +310,13 @@ class _Pipeline:
     def _new(self, seq: int, version: int) -> Write:
         return self._clients.payload(f"{self._name}.{seq}.{version}", self._path, producer=self.triple(seq))
 
+    @abstractmethod
     def triple(self, seq: int) -> tuple[str, int, int]:
-        raise NotImplementedError
+        """Producer, epoch and number of a batch."""
 
+    @abstractmethod
     def entry(self, write: Write, seq: int) -> Entry:
-        raise NotImplementedError
+        """What proposes it."""
 
 
 class _Producer(_Pipeline):
