@@ -1,4 +1,4 @@
-"""The floor: an ASGI application that reads the body and answers 204, served as `broker.serve` serves the broker."""
+"""The floor: an ASGI application that reads the body and answers 204, served as `broker.process` serves the broker."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 
 from broker.app import App, create_app
 from broker.journal.shared_log import LogLost
-from broker.serve import opened
+from broker.process import opened
 from broker.settings import Settings
 from tests.live import HOST, Broker, free_port
 
@@ -104,7 +104,7 @@ async def test_broker_whose_log_is_trimmed_while_it_starts_begins_anew_a_few_tim
             monkeypatch.setattr(apps[-1].partition, "open", lost)
         return apps[-1]
 
-    monkeypatch.setattr("broker.serve.create_app", created)
+    monkeypatch.setattr("broker.process.create_app", created)
     async with AsyncExitStack() as stack:
         if losses == 3:
             with pytest.raises(LogLost):
