@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Self
 
-import anyio
 import msgspec
 
 from consumer.address import checked_id, messages_target, session_target, source_path, stream_url, with_query
 from consumer.answer import Response, check, is_true, read
-from consumer.batch import Batch, Events, Form, is_text, page
+from consumer.batch import Batch
 from consumer.client import Client
 from consumer.errors import BadAnswer, ClientError, TooLarge
+from consumer.follower import Follower, Live, Route
 from consumer.limits import Limits
-from consumer.live import LiveConnection, Silence
 from consumer.offsets import OffsetStore
 from consumer.plain import NotJSON, decode, texts_of
 from consumer.retry import persist
-from consumer.steps import Steps
-from consumer.transport import HttpTransport, Request
+from consumer.transport import Request
 from consumer.values import Values
 from consumer.wire import JSON, OFFSET_START, SESSION_PATH_PREFIX, STREAM_NEXT_OFFSET, STREAM_UP_TO_DATE
 
@@ -54,9 +51,6 @@ class _Synced(msgspec.Struct):
     offset: str
 
 
-Live: TypeAlias = bool | Literal["sse", "long-poll"]
-
-
 class Reader:
     """Reads the streams of one broker. `async with Reader(url) as reader:`, or call `aclose` in the end.
 
@@ -80,8 +74,8 @@ class Reader:
         self.client = Client(base_url, headers=headers, params=params, limits=limits)
         """What it asks the broker with; views and lists share it."""
         self._limits, self._transport = self.client.limits, self.client.transport
-        self._route = _Route()
-        self._followers: set[_Follower] = set()
+        self._route = Route()
+        self._followers: set[Follower] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,7 +157,7 @@ class Reader:
         follower.skip_pages(JSON)
         return self._batches(follower, self._limits.follow_deadline_s)
 
-    async def _batches(self, follower: _Follower, deadline_s: float | None) -> AsyncGenerator[Batch, None]:
+    async def _batches(self, follower: Follower, deadline_s: float | None) -> AsyncGenerator[Batch, None]:
         """What the follower brings, until the stream is closed."""
         self._followers.add(follower)
         try:
@@ -250,9 +244,7 @@ class Reader:
 
         return await persist(attempt, self._limits, deadline_s=self._limits.deadline_s, interrupts=False)
 
-    async def _step(
-        self, follower: _Follower, deadline_s: float | None, *, go_on_at: str | None = None
-    ) -> Batch | None:
+    async def _step(self, follower: Follower, deadline_s: float | None, *, go_on_at: str | None = None) -> Batch | None:
         """One step of the follower. What it raises tells where its caller goes on, which has nothing of this step."""
         try:
             return await follower.steps.next(deadline_s)
@@ -260,130 +252,9 @@ class Reader:
             error.offset = error.offset or go_on_at or follower.offset
             raise
 
-    def _follower(self, stream: str, offset: str, live: Live) -> _Follower:
+    def _follower(self, stream: str, offset: str, live: Live) -> Follower:
         url = str(stream_url(self.client.broker, stream))
-        return _Follower(self._transport, self._limits, self._route, url=url, offset=offset, live=live)
-
-
-@dataclass
-class _Route:
-    """What is known of the way to the broker."""
-
-    held_back_until_s: float = -math.inf
-    """Until then live connections are not tried: something on the way kept events to itself."""
-
-    @property
-    def holds_events_back(self) -> bool:
-        return anyio.current_time() < self.held_back_until_s
-
-
-class _Follower:
-    """Where a follower stands, and how it takes its next step.
-
-    `offset` is where the next request begins: behind the last batch that was handed out, and nothing else moves it. So
-    whatever an attempt had begun to receive when it failed comes again, and comes once.
-    """
-
-    def __init__(
-        self, transport: HttpTransport, limits: Limits, route: _Route, *, url: str, offset: str, live: Live
-    ) -> None:
-        self.bytes_read = 0
-        """In pages, as far as they were taken."""
-        self._transport = transport
-        self._limits = limits
-        self._route = route
-        self._url = url
-        self.offset = offset
-        self._live = live
-        self._cursor: str | None = None
-        self._content_type = ""
-        self._up_to_date = False  # what the caller was told last
-        self._caught_up = False  # once true, it stays: whatever is missed later comes over the live connection as well
-        self._first_event_s_max = limits.first_event_s_max
-        self._connection = LiveConnection(transport, limits)
-        self._events = Events(Form.JSON)
-        self.steps = Steps(self._attempt, self.aclose, limits)
-
-    async def _attempt(self) -> Batch | None:
-        """The next batch that tells something; None if there was none yet, and it is worth asking again at once.
-
-        Raises AttemptFailed when waiting is better, and whatever ends the following.
-        """
-        if not self._caught_up:
-            return await self._next_page(None, self._limits.attempt_timeout_s)
-        if self._polls:
-            return await self._next_page("long-poll", self._limits.silence_s_max)
-        return await self._next_live()
-
-    def skip_pages(self, content_type: str) -> None:
-        """Begin with what is live, on a stream of this type: a page would tell the type, and little else."""
-        self._content_type, self._caught_up = content_type, True
-
-    async def aclose(self) -> None:
-        await self._connection.drop()
-
-    @property
-    def _polls(self) -> bool:
-        """Whether what is new comes by long-poll. An open connection is used to its end."""
-        if self._live in ("sse", "long-poll"):
-            return self._live == "long-poll"
-        # Event lines cannot tell CR LF from LF, so text that must arrive as it was sent comes by long-poll.
-        return is_text(self._content_type) or (not self._connection.is_open and self._route.holds_events_back)
-
-    async def _next_page(self, live: str | None, silence_s_max: float) -> Batch | None:
-        answer = await self._transport.send(self._request(live, silence_s_max))
-        check(answer)
-        batch = page(answer.headers, answer.body)
-        if not batch.up_to_date and batch.next_offset == self.offset:
-            raise BadAnswer("a page that is not the last one leads nowhere")
-        self.bytes_read += len(answer.body)
-        self._content_type = answer.headers.get("content-type", self._content_type)
-        self._caught_up = self._caught_up or batch.up_to_date
-        return batch if self._take(batch) else None
-
-    async def _next_live(self) -> Batch | None:
-        try:
-            if not self._connection.is_open:
-                await self._connect()
-            while (event := await self._connection.next_event()) is not None:
-                batch = self._events.take(event.event, event.data)
-                if batch is None:
-                    continue
-                is_news = self._take(batch)
-                self._connection.batch_taken(is_news=is_news)
-                if is_news:
-                    return batch
-        except Silence:
-            return await self._look_past()
-        return None
-
-    async def _connect(self) -> None:
-        insists = self._live == "sse"
-        headers = await self._connection.open(
-            self._request("sse", self._limits.silence_s_max), math.inf if insists else self._first_event_s_max
-        )
-        self._events = Events(Form.of(self._content_type, headers))
-
-    async def _look_past(self) -> Batch | None:
-        """After silence: whether the stream moved meanwhile. If it did, something on the way holds events back."""
-        batch = await self._next_page(None, self._limits.attempt_timeout_s)
-        if batch is None:
-            self._first_event_s_max = min(2 * self._first_event_s_max, self._limits.silence_s_max)
-        else:
-            self._route.held_back_until_s = anyio.current_time() + self._limits.polling_s
-        return batch
-
-    def _take(self, batch: Batch) -> bool:
-        """Move behind this batch. Whether it tells the caller anything new."""
-        news = bool(batch.records) or batch.closed
-        news = news or (batch.next_offset, batch.up_to_date) != (self.offset, self._up_to_date)
-        self.offset, self._up_to_date = batch.next_offset, batch.up_to_date
-        self._cursor = batch.cursor or self._cursor
-        return news
-
-    def _request(self, live: str | None, silence_s_max: float) -> Request:
-        query = {"offset": self.offset, "live": live, "cursor": self._cursor if live else None}
-        return Request("GET", with_query(self._url, query), silence_s_max=silence_s_max)
+        return Follower(self._transport, self._limits, self._route, url=url, offset=offset, live=live)
 
 
 def _joined(batches: list[Batch]) -> list[Any] | bytes:

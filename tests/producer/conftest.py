@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,9 @@ async def url(broker: ModelBroker) -> AsyncIterator[str]:
 @pytest.fixture
 def limits() -> Limits:
     return IMPATIENT
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a spool, in a folder that has yet to be made."""
+    return tmp_path / "spool" / "spool.sqlite"
