@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from broker.core.entry import Entry
-from broker.core.outcome import Outcome
 from broker.data_dir import DataDir
 from broker.errors import Damaged, EngineStopped, StartError
 from broker.journal import Commit, Foresee, Refused
-from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
+from broker.journal.clock import Milliseconds, monotonic_ms, wall_ms
 from broker.journal.durable import Write
+from broker.journal.lone import LoneJournal
 from broker.journal.segments import Segments
 from broker.journal.writer import CommitWriter, Told
 from broker.limits import DRAIN_S, GATHER_ENTRIES_MAX, GATHER_TURNS_MAX, SEGMENT_BYTES
 from consumer.wire import Durability
 
 
-class FileJournal:
+class FileJournal(LoneJournal):
     """A `Journal` in the segments of a data folder. Opens behind the store of the same folder, closes before it."""
 
     durability: Durability = Durability.FSYNC
-    lone_proposer: bool = True
-    identity: bytes = b""
 
     def __init__(
         self,
@@ -36,12 +34,11 @@ class FileJournal:
         segment_bytes: int = SEGMENT_BYTES,
         write: Write | None = None,
     ) -> None:
+        super().__init__(wall_ms, monotonic_ms)
         self._data_dir = data_dir
         self._path = data_dir.journal_path
-        self._wall_ms, self._monotonic_ms = wall_ms, monotonic_ms
         self._segment_bytes = segment_bytes
         self._write = write
-        self._clock = Clock(0, wall_ms, monotonic_ms)
         self._segments: Segments | None = None
         self._applied_index = 0  # the store's, when this opened
         self._next_index = 1  # when this opened; above _applied_index. From `start` on, the writer counts
@@ -60,7 +57,7 @@ class FileJournal:
         with _opening(self._path):
             last_index, last_time_ms = await asyncio.to_thread(self._open)
         self._next_index = max(last_index, applied_index) + 1
-        self._clock = Clock(max(last_time_ms, applied_time_ms), self._wall_ms, self._monotonic_ms)
+        self._begin_time(max(last_time_ms, applied_time_ms))
 
     async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:  # noqa: ARG002 -- not read ahead
         """As in `Journal`; one commit in memory. Raises Damaged or NewerFormat, both naming the index."""
@@ -108,36 +105,11 @@ class FileJournal:
         if len(self._gathered) == 1:
             self._loop.call_soon(self._commit_gathered, 1, GATHER_TURNS_MAX)
 
-    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
-        """Never told: this process proposes alone."""
-
-    def mark(self) -> bytes:
-        """Nothing beside the index."""
-        return b""
-
-    async def catch_up(self) -> bool:
-        """There are no others."""
-        return False
-
-    @property
-    def lag_s(self) -> float:
-        """There are no others."""
-        return 0.0
-
-    @property
-    def events(self) -> Mapping[str, int]:
-        """Nothing out of the ordinary."""
-        return {}
-
     def trim(self, index: int) -> None:
         """As in `Journal`: whole segments, between two commits."""
         self._trim_index = max(self._trim_index, index)
         if self._writer is not None:
             self._writer.trim(self._trim_index)
-
-    def now_ms(self) -> int:
-        """The time now; see `Clock`. Any thread."""
-        return self._clock.now_ms()
 
     async def aclose(self, within_s: float = DRAIN_S) -> None:  # noqa: ARG002 -- it waits for nobody
         """As in `Journal`."""

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 
 from broker import limits
 from broker.core.entry import Entry
-from broker.core.outcome import Outcome
 from broker.errors import EngineStopped
 from broker.journal import Commit, Foresee, Refused
-from broker.journal.clock import Clock, Milliseconds, monotonic_ms, wall_ms
+from broker.journal.clock import Milliseconds, monotonic_ms, wall_ms
+from broker.journal.lone import LoneJournal
 from consumer.wire import Durability
 
 
-class MemoryJournal:
+class MemoryJournal(LoneJournal):
     """A `Journal` that keeps nothing: what is proposed in one iteration of the event loop comes back in the next."""
 
     durability: Durability = Durability.MEMORY
-    lone_proposer: bool = True
-    identity: bytes = b""
     synchronous: bool = False
 
     def __init__(self, *, wall_ms: Milliseconds = wall_ms, monotonic_ms: Milliseconds = monotonic_ms) -> None:
-        self._clock = Clock(0, wall_ms, monotonic_ms)
-        self._wall_ms, self._monotonic_ms = wall_ms, monotonic_ms
+        super().__init__(wall_ms, monotonic_ms)
         self._next_index = 1
         self._waiting: list[Entry] = []
         self._deliver: Callable[[Commit | Refused], None] | None = None
@@ -32,7 +29,7 @@ class MemoryJournal:
 
     async def open(self, applied_index: int, applied_time_ms: int, mark: bytes = b"") -> None:  # noqa: ARG002 - it has none
         """Begin after `applied_index`. Raises nothing."""
-        self._clock = Clock(applied_time_ms, self._wall_ms, self._monotonic_ms)
+        self._begin_time(applied_time_ms)
         self._next_index = applied_index + 1
 
     async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:  # noqa: ARG002 -- there is nothing
@@ -54,33 +51,8 @@ class MemoryJournal:
         if len(self._waiting) == 1:
             self._loop.call_soon(self._commit)
 
-    def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
-        """Never told: this process proposes alone."""
-
-    def mark(self) -> bytes:
-        """Nothing beside the index."""
-        return b""
-
-    async def catch_up(self) -> bool:
-        """There are no others."""
-        return False
-
-    @property
-    def lag_s(self) -> float:
-        """There are no others."""
-        return 0.0
-
-    @property
-    def events(self) -> Mapping[str, int]:
-        """Nothing out of the ordinary."""
-        return {}
-
     def trim(self, index: int) -> None:
         """Nothing is kept, so nothing is dropped."""
-
-    def now_ms(self) -> int:
-        """The time now; see `Clock`."""
-        return self._clock.now_ms()
 
     async def aclose(self, within_s: float = limits.DRAIN_S) -> None:  # noqa: ARG002 -- it waits for nobody
         """Hand back what waits; take no more."""
