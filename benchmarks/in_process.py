@@ -125,8 +125,20 @@ async def opened(folder: Path) -> AsyncGenerator[App]:
         yield app
 
 
-def connected(app: App, transport: Transport, count: int, *, fast: bool = True) -> list[HttpToolsProtocol]:
-    """So many connections to a broker, all with the same transport; not `fast`: as somebody's uvicorn has them."""
+@asynccontextmanager
+async def connected(
+    folder: Path, transport: Transport, count: int, *, fast: bool = True
+) -> AsyncGenerator[tuple[App, list[HttpToolsProtocol]]]:
+    """A broker on a disk, and so many connections with one transport; not `fast`: as somebody's uvicorn has them."""
+    async with opened(folder) as app:
+        connections = _connections(app, transport, count, fast=fast)
+        yield app, connections
+        for connection in connections:
+            connection.connection_lost(None)
+        await app.uploads.drain(1)
+
+
+def _connections(app: App, transport: Transport, count: int, *, fast: bool) -> list[HttpToolsProtocol]:
     config = uvicorn.Config(
         app,
         http=protocol(app.fast_appends, app.fast_reads) if fast else "httptools",

@@ -48,12 +48,12 @@ class Walk(NamedTuple):
 @asynccontextmanager
 async def append(folder: Path, *, fast: bool = True) -> AsyncGenerator[Round]:
     """CONNECTIONS appends, all on their way at the same time, until every one is durable and answered."""
-    async with opened(folder) as app:
-        client, transport = Client(app), Transport()
+    transport = Transport()
+    async with connected(folder, transport, CONNECTIONS, fast=fast) as (app, connections):
+        client = Client(app)
         batches = [Batches(f"/v1/stream/profile/{n}", CHUNKS) for n in range(CONNECTIONS)]
         for load in batches:
             await client.call("PUT", load.target)
-        connections = connected(app, transport, CONNECTIONS, fast=fast)
         number = 0
 
         async def round_() -> int:
@@ -67,8 +67,6 @@ async def append(folder: Path, *, fast: bool = True) -> AsyncGenerator[Round]:
             return CONNECTIONS
 
         yield round_
-        for connection in connections:
-            connection.connection_lost(None)
 
 
 _APPLIED: Final = (
@@ -122,10 +120,9 @@ async def _answers(client: Client) -> list[str]:
 @asynccontextmanager
 async def chunks(folder: Path) -> AsyncGenerator[Round]:
     """CONNECTIONS batches of as many answers, all on their way at the same time."""
-    async with opened(folder) as app:
-        transport = Transport()
+    transport = Transport()
+    async with connected(folder, transport, CONNECTIONS) as (app, connections):
         batches = [Batches(path, CHUNKS, sequenced=True) for path in await _answers(Client(app))]
-        connections = connected(app, transport, CONNECTIONS)
         number = 0
 
         async def round_() -> int:
@@ -140,8 +137,6 @@ async def chunks(folder: Path) -> AsyncGenerator[Round]:
             return CONNECTIONS
 
         yield round_
-        for connection in connections:
-            connection.connection_lost(None)
 
 
 async def _fold(app: App) -> None:
@@ -165,9 +160,9 @@ _CHUNKS: Final = (
 @asynccontextmanager
 async def tokens(folder: Path) -> AsyncGenerator[Round]:
     """A token of each of CONNECTIONS answers, each over an NDJSON upload of its own."""
-    async with opened(folder) as app:
-        transport, paths = AckTransport(), await _answers(Client(app))
-        connections = connected(app, transport, CONNECTIONS)
+    transport = AckTransport()
+    async with connected(folder, transport, CONNECTIONS) as (app, connections):
+        paths = await _answers(Client(app))
         line = b"%x\r\n%b\n\r\n" % (len(CHUNK) + 1, CHUNK)
         for connection, path in zip(connections, paths, strict=True):
             connection.data_received(
@@ -185,9 +180,6 @@ async def tokens(folder: Path) -> AsyncGenerator[Round]:
             return CONNECTIONS * TOKENS
 
         yield round_
-        for connection in connections:
-            connection.connection_lost(None)
-        await app.uploads.drain(1)
 
 
 _TOKENS: Final = (
@@ -233,10 +225,10 @@ _PAGE: Final = (
 @asynccontextmanager
 async def fan_out(folder: Path, readers: int = READERS) -> AsyncGenerator[Round]:
     """One append of one chunk to a stream with `readers` live readers, until each was sent its event."""
-    async with opened(folder) as app:
-        client, transport, path = Client(app), EventTransport(), "/v1/stream/live"
+    transport = EventTransport()
+    async with connected(folder, transport, readers) as (app, connections):
+        client, path = Client(app), "/v1/stream/live"
         await client.call("PUT", path)
-        connections = connected(app, transport, readers)
         transport.want(readers)
         for connection in connections:
             connection.data_received(b"GET /v1/stream/live?offset=-1&live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -249,8 +241,6 @@ async def fan_out(folder: Path, readers: int = READERS) -> AsyncGenerator[Round]
             return readers
 
         yield round_
-        for connection in connections:
-            connection.connection_lost(None)
 
 
 _FAN_OUT: Final = (

@@ -43,6 +43,14 @@ from tests.eventually import until
 # -- the fold of the log ---------------------------------------------------------------------------------------------
 
 
+async def delete_and_sweep(partition: Partitioned) -> None:
+    """The session ends, and nothing of it is left."""
+    await do(partition, delete_session())
+    await partition.checkpoint()
+    while await partition.sweep():
+        pass
+
+
 async def test_messages_are_the_fold_of_the_log_at_every_prefix() -> None:
     async with following() as (partition, materializer):
         for number, entry in enumerate(ANSWER):
@@ -245,10 +253,7 @@ async def test_session_that_ends_while_somebody_goes_back_in_it_is_not_told_in_p
         store.read_gate.shut()
         going = asyncio.create_task(materializer.messages_at(SESSION, stream, 3))
         await store.read_gate.reached.wait()
-        await do(partition, delete_session())
-        await partition.checkpoint()
-        while await partition.sweep():
-            pass
+        await delete_and_sweep(partition)
         store.read_gate.open()
         assert await going is None
 
@@ -296,10 +301,7 @@ async def test_session_that_ends_while_it_is_folded_is_not_told_in_part() -> Non
         store.read_gate.shut()
         asking = asyncio.create_task(materializer.messages(SESSION))
         await store.read_gate.reached.wait()
-        await do(partition, delete_session())
-        await partition.checkpoint()
-        while await partition.sweep():
-            pass
+        await delete_and_sweep(partition)
         store.read_gate.open()
         assert await asking is None
 
@@ -315,10 +317,7 @@ async def test_session_that_ends_while_it_is_folded_leaves_no_snapshot_behind() 
         store.read_gate.shut()
         asking = asyncio.create_task(materializer.messages(SESSION))
         await store.read_gate.reached.wait()
-        await do(partition, delete_session())
-        await partition.checkpoint()
-        while await partition.sweep():
-            pass
+        await delete_and_sweep(partition)
         store.read_gate.open()
         await asking
         await partition.checkpoint()
