@@ -25,7 +25,7 @@ vectors: test-ready ## fold every vector file found in DIR and compare
 	@test -n "$(DIR)" || { echo 'usage: make vectors DIR=folder-of-vectors' >&2; exit 2; }
 	@$(BIN)/python -m tests.vectors $(DIR)
 
-bench: bench-ready ## measure everything beside its peers: half an hour; QUICK=1: about 13 minutes; REPORT=folder
+bench: bench-ready ## measure everything beside its peers: about 25 minutes; QUICK=1: about 12; REPORT=folder
 	@$(BIN)/streamfold bench all $(if $(QUICK),--quick) $(if $(REPORT),--report $(REPORT))
 
 guard: test-ready ## fail when appends have become much slower, beside a bare ASGI application on this machine
