@@ -21,9 +21,10 @@ from benchmarks.runner import Folder, Found, Measuring, Scenario, Setting
 from benchmarks.workload import Batches, Invalid, create_streams
 
 READERS: Final = {1: 10, 100: 5, 1000: 5}
-"""So many readers, and how many times as long as in other scenarios those are measured that a target compares. A latency
-is one event's: of the 40 of two seconds the slowest hundredth is the one that was slowest, which is luck."""
+"""So many readers, and how many times as long as in other scenarios COMPARED are measured. A latency is one event's: of
+the 40 of two seconds the slowest hundredth is the one that was slowest, which is luck."""
 COMPARED: Final = (STREAMFOLD, RUST_WAL)
+"""By a target."""
 EVENTS_PER_S: Final = 20.0
 ARRIVAL_S_MAX: Final = 10.0
 """How long after the last append its last arrival may take."""
