@@ -12,7 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException
 from itertools import pairwise
@@ -37,6 +37,7 @@ from benchmarks.kafka_result import (
     Start,
     Turns,
 )
+from benchmarks.reader_load import Readers
 from benchmarks.scenario import Busy
 from benchmarks.server import Server
 from benchmarks.workload import Invalid, ToStreams, batch
@@ -49,7 +50,8 @@ JVM: Final = ("-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-Djava.awt.headless=t
 """Unlike that of the tests: with the second compiler."""
 TURN_S: Final = 0.1
 """Tens of round trips, and short: whatever else happens on the machine befalls both."""
-WARM_UP_TURNS: Final = 30
+WARM_UP_TURNS: Final = 80
+"""Half a minute: the JVMs of Kafka compile for that long, and what is bare gains from it first."""
 CARRIED_S: Final = 2.0
 CHUNKS: Final = (1, 10, 1_000)
 CATCH_UP_S_MAX: Final = 180.0
@@ -121,15 +123,18 @@ def measure(plan: Plan, folder: Path) -> Result:
     return Result(plan.nodes, turns, carried, catch_up, failovers, batches + more)
 
 
-def measure_turns(plan: Plan, folder: Path) -> Turns:
-    """What an acknowledgement waits for, and nothing else. Raises Invalid as `measure` does."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _kafka(folder / "kafka", plan.nodes) as kafka:
+@contextmanager
+def taking_turns(nodes: int, folder: Path) -> Iterator[Callable[[int], Turns]]:
+    """Gives what so many turns come to, of a Kafka that has warmed up. Raises Invalid as `measure` does, at the end."""
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        kafka = stack.enter_context(_kafka(folder / "kafka", nodes))
         topic = KafkaTopic(kafka.bootstrap, "turns", PARTITIONS)
-        with _nodes(topic, folder, plan.nodes) as nodes:
-            work = _Work(nodes[0].port, ToStreams(10, 1, "latency"))
-            turns = runner.run(_by_turns(plan, kafka, topic, nodes, work))
+        with _nodes(topic, folder, nodes) as servers:
+            work = _Work(servers[0].port, ToStreams(10, 1, "latency"))
+            runner.run(_by_turns(WARM_UP_TURNS, kafka, topic, servers, work))
+            yield lambda turns: runner.run(_by_turns(turns, kafka, topic, servers, work))
         _start(topic, folder / "new", [work])
-    return turns
 
 
 # -- acknowledgements, what a core carries, catching up ----------------------------------------------------------------
@@ -163,7 +168,8 @@ def _steady(
         port = nodes[0].port
         one = _Work(port, ToStreams(10, 1, "latency"))
         many = [_Work(port, ToStreams(chunks, CONNECTIONS, f"of-{chunks}")) for chunks in CHUNKS]
-        turns = runner.run(_by_turns(plan, kafka, topic, nodes, one))
+        runner.run(_by_turns(WARM_UP_TURNS, kafka, topic, nodes, one))
+        turns = runner.run(_by_turns(plan.turns, kafka, topic, nodes, one))
         carried = _carried(plan, kafka, nodes, many, runner)
     works = [one, *many]
     catch_up = _caught_up(plan, folder, topic, works)
@@ -182,23 +188,32 @@ def _caught_up(plan: Plan, folder: Path, topic: KafkaTopic, works: Sequence[_Wor
     return CatchUp(entries, sent_bytes / 1e6, with_all, with_nothing)
 
 
-async def _by_turns(plan: Plan, kafka: KafkaCluster, topic: KafkaTopic, nodes: Sequence[Server], work: _Work) -> Turns:
-    ack_ms: list[list[float]] = []
-    bare_ms: list[list[float]] = []
+async def _by_turns(turns: int, kafka: KafkaCluster, topic: KafkaTopic, nodes: Sequence[Server], work: _Work) -> Turns:
+    found = Turns([], [], [])
     busy = Busy(nodes[0], [*kafka.pids, *(node.pid for node in nodes[1:])])
     payload = batch(0, work.workload.chunks)
+    path = work.workload.path(0)
     # Each node of Kafka is a JVM that gets faster with what it has done: both ways go through the same one.
-    leader = await leader_of(topic, place_of(work.workload.path(0), PARTITIONS))
+    leader = await leader_of(topic, place_of(path, PARTITIONS))
     async with BareKafka(KafkaTopic(kafka.bootstrap, "bare", PARTITIONS), led_by=leader) as bare:
-        for turn in range(WARM_UP_TURNS + plan.turns):
-            if turn == WARM_UP_TURNS:
-                busy.begin()
-            bare_ms.append([1000 * took for took in await bare.round_trips_s(payload, TURN_S)])
-            seen = await load.offer(nodes[0].port, work.batches, warm_up_s=0, measured_s=TURN_S)
-            work.note(seen)
-            ack_ms.append([1000 * took for took in seen.took_s])
-    _, _, others_busy = busy.end()
-    return Turns(ack_ms[WARM_UP_TURNS:], bare_ms[WARM_UP_TURNS:], others_busy)
+        busy.begin()
+        for _ in range(turns):
+            found.bare_ms.append([1000 * took for took in await bare.round_trips_s(payload, TURN_S)])
+            found.ack_ms.append(await _acks_ms(nodes[0].port, work))
+            async with Readers(nodes[-1].port, f"/v1/stream/{path}", 1, _ignored):
+                found.read_ms.append(await _acks_ms(nodes[0].port, work))
+    return msgspec.structs.replace(found, others_busy=busy.end()[2])
+
+
+async def _acks_ms(port: int, work: _Work) -> list[float]:
+    """A turn of acknowledgements."""
+    seen = await load.offer(port, work.batches, warm_up_s=0, measured_s=TURN_S)
+    work.note(seen)
+    return [1000 * took for took in seen.took_s]
+
+
+def _ignored(_number: int, _now_s: float) -> None:
+    """When a reader has an event is measured elsewhere."""
 
 
 def _carried(

@@ -32,13 +32,19 @@ class Turns(msgspec.Struct, frozen=True):
     """Milliseconds of all acknowledgements and of all bare round trips, a list for each turn."""
 
     ack_ms: list[list[float]]
+    read_ms: list[list[float]]
+    """Acknowledgements too, while another node, if there is one, has a live reader of that stream."""
     bare_ms: list[list[float]]
-    others_busy: float
+    others_busy: float = 0.0
 
     @property
     def ratios(self) -> list[float]:
-        """Of the medians, turn by turn."""
-        return [median(ack) / median(bare) for ack, bare in zip(self.ack_ms, self.bare_ms, strict=True)]
+        """Of the medians of acknowledgements and bare round trips, turn by turn."""
+        return self.times_bare(self.ack_ms)
+
+    def times_bare(self, by_turn: list[list[float]]) -> list[float]:
+        """What a turn's median is of the bare one's."""
+        return [median(one) / median(bare) for one, bare in zip(by_turn, self.bare_ms, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -125,6 +131,7 @@ def told(result: Result) -> str:
 
 
 def _of_turns(turns: Turns) -> str:
+    read = turns.times_bare(turns.read_ms)
     lines = _table(
         f"one at a time, {len(turns.ratios)} turns",
         ["p50 / p99 ms", "x bare (lowest to highest turn)"],
@@ -134,6 +141,7 @@ def _of_turns(turns: Turns) -> str:
             _p50_p99(turns.ack_ms),
             f"**{turns.ratio:.2f}** {_range(turns.ratios)}",
         ],
+        ["… while a node has a live reader", _p50_p99(turns.read_ms), f"{median(read):.2f} {_range(read)}"],
     )
     floor = "reached" if turns.passed else "**not reached**"
     target = "reached" if turns.ratio <= TARGET else "not reached"

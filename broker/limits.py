@@ -234,6 +234,9 @@ work for a node that has nothing to do."""
 KAFKA_FETCH_PAUSE_MS: Final = 10
 """Between two fetches from a broker, unless somebody waits for what the next one brings: how much later than it could a
 node sees what another one writes, at most, where records come more often than that."""
+KAFKA_UNWATCHED_PAUSE_MS: Final = 40
+"""The same while nobody at the node would be told: no live reader, no upload, nobody who follows the list of
+sessions."""
 KAFKA_METADATA_MS: Final = 15_000
 """How old the knowledge of who leads what may become without an error to correct it."""
 KAFKA_FETCH_BYTES: Final = 16 * MIB

@@ -79,6 +79,7 @@ class Partition(Writable):
             failed=self._stopped,
         )
         self._inbox: list[Commit | Refused] = []
+        journal.heed(self._is_watched)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -103,6 +104,9 @@ class Partition(Writable):
                 await self.checkpoint()
         self._journal.start(self._deliver, self._stopped)
         self._checkpoints.start()
+
+    def _is_watched(self) -> bool:
+        return bool(self._watches) or self.recent.is_watched
 
     def drain(self) -> None:
         """From here on live reads end; appends in flight still finish."""

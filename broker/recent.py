@@ -73,6 +73,11 @@ class Recent:
         missed = (change.number for change in self._changed.values() if change.entry_index > indexes[change.partition])
         return next(missed, self.number + 1) - 1
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody waits for the next change."""
+        return bool(self._waiters)
+
     async def wait(self, number: int, timeout_s: float) -> None:
         """Return when something has changed after that change, when everybody is woken, or after `timeout_s`."""
         if self.number > number:

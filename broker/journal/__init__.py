@@ -73,6 +73,12 @@ class Journal(Protocol):
     def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
         """From now on take proposals. `deliver` is called in the event loop, in order; `stopped` once, if ever."""
 
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        """Once, before `open`: ask this whether anybody here waits for what comes next.
+
+        Where nobody does, what others propose may be handed back a little later, and cost less.
+        """
+
     def propose(self, entry: Entry) -> None:
         """Queue one entry for the next commit. Never blocks; the caller bounds what it has in flight.
 

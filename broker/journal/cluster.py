@@ -154,6 +154,10 @@ class ClusterJournal:
             asyncio.create_task(self._run(self._look_forever), name="journal: look"),
         ]
 
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        """As in `Journal`."""
+        self._log.heed(is_watched)
+
     def propose(self, entry: Entry) -> None:
         """As in `Journal`."""
         if self._error is not None or self._closed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class Kafka:
         self._ends = Together(partial(self._bounds, end=True))
         self._consumer: Any = None
         self._feeds: dict[int, Feed] = {}
-        self._fetches = Fetches(self._is_waited_for)
+        self._fetches = Fetches(self._is_waited_for, self._is_watched)
         self._opening = asyncio.Lock()
         self._consuming: asyncio.Task[None] | None = None
         self._looked_at = 0.0  # when the consumer was last asked, by the event loop's clock
@@ -328,6 +328,10 @@ class Kafka:
         """Whether there is anything to be read that should not wait for the next fetch."""
         return any(feed.is_waited_for for feed in self._feeds.values())
 
+    def _is_watched(self) -> bool:
+        """Whether anybody would be told of what others write next."""
+        return any(feed.is_watched() for feed in self._feeds.values())
+
     def _doubt(self, *partitions: int) -> None:
         """Something has happened under which these may have lost records."""
         for partition in partitions:
@@ -380,6 +384,10 @@ class KafkaLog:
         if was_full:
             self._kafka.resume(self.feed)
         return records
+
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        """As in `SharedLog`."""
+        self.feed.is_watched = is_watched
 
     async def append(self, data: bytes) -> int:
         """As in `SharedLog`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker import limits
@@ -39,6 +39,8 @@ class Feed:
         """Whether others wrote just before the newest record of this process."""
         self.is_awaited = False
         """Whether somebody waits for what comes next."""
+        self.is_watched: Callable[[], bool] = lambda: True
+        """Whether somebody would be told of it."""
 
     # -- for the log -------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,14 @@
 A fetch that brings one record costs a node several times what it takes to apply it, and Kafka as much again. A consumer
 of aiokafka's asks again as soon as it is answered: with a record every few milliseconds that is a fetch for each of
 them, in every node, just when the node that wrote it waits for Kafka. So fetches from a broker keep
-KAFKA_FETCH_PAUSE_MS apart, but for those that somebody waits for. After a silence the next record comes at once: the
-fetch that waits for it has long been sent.
+KAFKA_FETCH_PAUSE_MS apart, or KAFKA_UNWATCHED_PAUSE_MS while nobody is told of what they bring, but for those that
+somebody waits for. After a silence the next record comes at once: the fetch that waits for it has long been sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,13 +19,18 @@ from aiokafka.protocol.fetch import FetchRequest
 from broker import limits
 
 _PAUSE_S: Final = limits.KAFKA_FETCH_PAUSE_MS / 1000
+_UNWATCHED_PAUSE_S: Final = limits.KAFKA_UNWATCHED_PAUSE_MS / 1000
 
 
 class Fetches:
-    """Of one consumer, or the next one in its place. `is_urgent`: whether somebody waits for what is there to fetch."""
+    """Of one consumer, or the next one in its place.
 
-    def __init__(self, is_urgent: Callable[[], bool]) -> None:
+    `is_urgent`: whether somebody waits for what is there to fetch. `is_watched`: whether somebody is told of it.
+    """
+
+    def __init__(self, is_urgent: Callable[[], bool], is_watched: Callable[[], bool]) -> None:
         self._is_urgent = is_urgent
+        self._is_watched = is_watched
         self._sent_at: dict[int, float] = {}  # by broker, by the event loop's clock
         self._heard_at: dict[int, float] = {}  # by partition: when the newest fetch was sent that was answered
         self._pausing: set[asyncio.Future[None]] = set()  # at most one for each broker
@@ -55,10 +61,17 @@ class Fetches:
         return heard_at is not None and asyncio.get_running_loop().time() <= heard_at + within_s
 
     async def _pause(self, broker: int) -> None:
+        clock = asyncio.get_running_loop().time
+        sent_at = self._sent_at.get(broker, -math.inf)
+        while not self._is_urgent():
+            until = sent_at + (_PAUSE_S if self._is_watched() else _UNWATCHED_PAUSE_S)
+            if until <= clock():
+                return
+            # In short steps: whoever begins to watch does not wait for the end of a long pause.
+            await self._pause_until(min(until, clock() + _PAUSE_S))
+
+    async def _pause_until(self, until: float) -> None:
         loop = asyncio.get_running_loop()
-        until = self._sent_at.get(broker, -_PAUSE_S) + _PAUSE_S
-        if until <= loop.time() or self._is_urgent():
-            return
         pausing = loop.create_future()
         self._pausing.add(pausing)
         timer = loop.call_at(until, _end, pausing)

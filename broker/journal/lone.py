@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from broker.core.outcome import Outcome
 from broker.journal import Commit
@@ -26,6 +26,9 @@ class LoneJournal:
     def now_ms(self) -> int:
         """As in `Journal`; see `Clock`. Any thread."""
         return self._clock.now_ms()
+
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        """There are no others."""
 
     def applied(self, commit: Commit, outcomes: Sequence[Outcome]) -> None:
         """Never told: this process proposes alone."""

@@ -9,7 +9,7 @@ One class for Kafka (`broker.journal.kafka`); a simulation has its own. What the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from broker import limits
@@ -54,6 +54,9 @@ class SharedLog(Protocol):
     async def read(self) -> Sequence[LogRecord]:
         """The next records in order, at least one: waits for it, through any outage. Raises LogLost, LogTruncated."""
         ...
+
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        """Ask this whether anybody waits for what comes next; where nobody does, reads may come a little later."""
 
     async def append(self, data: bytes) -> int:
         """Its position, once it is durable. Raises OutcomeUnknown, within a bounded time."""

@@ -67,6 +67,9 @@ class HeldJournal:
     def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
         self._deliver, self._stopped = deliver, stopped
 
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        pass
+
     def propose(self, entry: Entry) -> None:
         self.waiting.append(entry)
         self.proposed.append(entry)

@@ -119,6 +119,9 @@ class Road:
         await self._pass()
         return end
 
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        """It is as far behind as `lag_s` says, whoever waits."""
+
     def seek(self, position: int) -> None:
         self._next = position
 

@@ -63,6 +63,9 @@ class MemoryLog:
         await asyncio.sleep(0)
         return self.records.end if self.old_end is None else self.old_end
 
+    def heed(self, is_watched: Callable[[], bool]) -> None:
+        pass
+
     def seek(self, position: int) -> None:
         self._next = position
 

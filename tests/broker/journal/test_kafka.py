@@ -142,14 +142,17 @@ async def test_own_record_behind_one_of_others_is_had_without_a_pause(
         assert await read(log, 2) == [b"1", b"2"]
 
 
+@pytest.mark.parametrize("is_watched", [True, False])
 async def test_records_of_others_that_come_all_the_time_are_fetched_some_at_a_time(
-    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch
+    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch, *, is_watched: bool
 ) -> None:
-    monkeypatch.setattr("broker.journal.kafka_fetches._PAUSE_S", 0.1)
+    monkeypatch.setattr("broker.journal.kafka_fetches._PAUSE_S", 0.1 if is_watched else 0.02)
+    monkeypatch.setattr("broker.journal.kafka_fetches._UNWATCHED_PAUSE_S", 0.1)
     producer = await started(new_producer(topic), Departing())
     found: list[bytes] = []
     takes = 0
     async with opened(topic) as (_, log), asyncio.timeout(30):
+        log.heed(lambda: is_watched)
 
         async def write() -> None:
             for number in range(100):
@@ -166,6 +169,23 @@ async def test_records_of_others_that_come_all_the_time_are_fetched_some_at_a_ti
     await let_go(producer, LEAVE_S)
     assert found == [b"%d" % number for number in range(100)]
     assert takes <= took_s / 0.1 + 2
+
+
+async def test_who_begins_to_watch_does_not_wait_for_the_end_of_a_long_pause(
+    topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.journal.kafka_fetches._UNWATCHED_PAUSE_S", 60.0)
+    watchers: list[object] = []
+    async with opened(topic) as (_, log), opened(topic) as (_, other):
+        log.heed(lambda: bool(watchers))
+        await other.append(b"0")
+        assert await read(log, 1) == [b"0"]
+        await other.append(b"1")
+        reading = asyncio.create_task(read(log, 1))
+        await asyncio.sleep(0.3)  # of the 60 s
+        assert not reading.done()
+        watchers.append(object())
+        assert await reading == [b"1"]
 
 
 async def test_clients_that_answer_no_more_are_made_anew(topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch) -> None:
