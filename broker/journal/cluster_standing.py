@@ -48,6 +48,7 @@ class Standing:
         """Of the newest record; never goes back."""
         self.newest_told = b""
         """The fingerprint of the record before `position`, as of the last mark; empty where nobody noted it."""
+        self._applied_time_ms = 0  # of the record before `position`; `time_ms` may be that of one in hand
         self._newest: LogRecord | None = None  # that record, if it was applied since the last mark
         self._monotonic_ms = monotonic_ms
         self._time_seen_ms = 0  # when time_ms was, by the monotonic clock
@@ -62,7 +63,7 @@ class Standing:
         """And where that is in the log."""
         self.meta, self.position, self.chain, self.boot_before = mark.meta, mark.position, mark.chain, mark.boot
         self.begin, self.log_bytes = Begin(mark.begin), mark.log_bytes
-        self.time_ms = max(self.time_ms, mark.time_ms)
+        self.time_ms = self._applied_time_ms = max(self.time_ms, mark.time_ms)
         self.newest_told = mark.newest
         self.proposers = Proposers(mark.proposers)
 
@@ -91,7 +92,7 @@ class Standing:
             self.index += len(commit.entries)
             self.chain = _chained(self.chain, record.position, commit, outcomes)
         self.position = record.position + 1
-        self._newest = record
+        self._newest, self._applied_time_ms = record, self.time_ms
 
     def mark(self) -> bytes:
         """What is to be stored with `index`."""
@@ -104,7 +105,7 @@ class Standing:
                 self.chain,
                 self.proposers.stored(),
                 self.boot,
-                self.time_ms,
+                self._applied_time_ms,
                 self.newest_told,
                 self.begin.position,
                 self.log_bytes,
