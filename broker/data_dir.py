@@ -106,8 +106,13 @@ class DataDir:
             ) from error
         self._lock = lock
 
-    def quarantine(self, reason: str) -> None:
-        """The store is not what it should be: the next one to take the folder is to begin without it."""
+    def quarantine(self, reason: str, blames_snapshot: bool = True) -> None:  # noqa: FBT001, FBT002 -- as `Quarantine`
+        """The store is not what it should be: the next one to take the folder is to begin without it.
+
+        And without the snapshot that the store was begun with, if that is to blame.
+        """
+        if not blames_snapshot:
+            self._begun_with_path.unlink(missing_ok=True)
         _log.critical("the store in %s is set aside at the next start: %s", self.path, reason)
         self._quarantine_path.write_text(f"{reason}\n", encoding="utf-8")
 
@@ -122,7 +127,7 @@ class DataDir:
         return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
 
     def distrusted_snapshots(self) -> set[str]:
-        """Those that a store was begun with which was set aside later."""
+        """Those that a store was begun with which was set aside later, and which are to blame for it."""
         return {path.read_text(encoding="utf-8").strip() for path in self.path.glob("set-aside-*/begun-with")}
 
     @property

@@ -23,7 +23,7 @@ from broker.journal import Commit, Foresee, Refused
 from broker.journal.clock import Milliseconds, monotonic_ms
 from broker.journal.cluster_auditor import Auditor
 from broker.journal.cluster_begin import Begin
-from broker.journal.cluster_opening import Opening
+from broker.journal.cluster_opening import Opening, Quarantine
 from broker.journal.cluster_reader import Read, RecordReader
 from broker.journal.cluster_record import Envelope
 from broker.journal.cluster_standing import Standing
@@ -73,7 +73,7 @@ class ClusterJournal:
         partition: int = 0,
         partitions: int = 1,
         monotonic_ms: Milliseconds = monotonic_ms,
-        quarantine: Callable[[str], None] = lambda _: None,
+        quarantine: Quarantine = lambda *_: None,
         wait_s: float = limits.CLUSTER_WAIT_S,
         audit_s: float = limits.AUDIT_S,
     ) -> None:
@@ -86,7 +86,7 @@ class ClusterJournal:
         self._opening = Opening(log, self._standing, partition, partitions, quarantine)
         self._reader = RecordReader(log, boot)
         self._writer = RecordWriter(log, boot, self._read_past, self._hand_back, self._look_for_missed, wait_s)
-        self._auditor = Auditor(self._standing, self._writer.add, self._diverge, audit_s)
+        self._auditor = Auditor(self._standing, self._writer.add, self._be_outvoted, audit_s)
 
         self._taken: _Taken | None = None
         self._replay_end = 0
@@ -220,6 +220,10 @@ class ClusterJournal:
         """Where the log could begin, and who is to make the snapshot that it takes."""
         return self._standing.begin
 
+    def may_have(self, position: int, chain: bytes, newest: bytes) -> bool:
+        """As `Standing.may_have`. May be called in any thread."""
+        return self._standing.may_have(position, chain, newest)
+
     @property
     def boot(self) -> int:
         """This process, as its records name it."""
@@ -259,7 +263,7 @@ class ClusterJournal:
         try:
             read = await self._reader.next()
         except LogTruncated as error:
-            self._diverge(str(error))
+            self._diverge(str(error), blames_snapshot=False)
         record = read.record
         if record.position != self._standing.position:
             raise LogLost(f"the log handed out position {record.position} after {self._standing.position - 1}")
@@ -351,13 +355,18 @@ class ClusterJournal:
         if self._writer.has_missed(self._standing.position):
             self._diverge(
                 "a record of this process does not count where the log confirmed it: the log lost records, or a copy of"
-                " this store is in use elsewhere"
+                " this store is in use elsewhere",
+                blames_snapshot=False,
             )
 
-    def _diverge(self, reason: str) -> NoReturn:
+    def _be_outvoted(self, reason: str) -> NoReturn:
+        self._diverge(reason, blames_snapshot=True)
+
+    def _diverge(self, reason: str, *, blames_snapshot: bool) -> NoReturn:
+        """Not the snapshot where the log lost records behind it: a start with it finds out whether it is right."""
         self.counts.diverged += 1
         log.critical("DIVERGED: %s; the store of this node is not to be used any more", reason)
-        self._quarantine(reason)
+        self._quarantine(reason, blames_snapshot)
         raise Diverged(reason)
 
     # -- running -----------------------------------------------------------------------------------------------------

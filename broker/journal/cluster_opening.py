@@ -13,9 +13,12 @@ from broker.journal.cluster_record import Envelope, Mark, Meta, decode_mark, enc
 from broker.journal.cluster_standing import NOWHERE, Standing
 from broker.journal.shared_log import SharedLog
 
+Quarantine = Callable[[str, bool], None]
+"""Told why a store is not to be used any more, and whether the snapshot that it was begun with is not to be, either."""
+
 
 class Opening:
-    """Of partition `partition` of `partitions`. Told by `quarantine` why a store is not to be used any more."""
+    """Of partition `partition` of `partitions`."""
 
     def __init__(
         self,
@@ -23,18 +26,20 @@ class Opening:
         standing: Standing,
         partition: int,
         partitions: int,
-        quarantine: Callable[[str], None],
+        quarantine: Quarantine,
     ) -> None:
         self._log = log
         self._standing = standing
         self._partition, self._partitions = partition, partitions
         self._quarantine = quarantine
+        self._is_as_begun = False
 
     async def run(self, mark: bytes) -> None:
         """Find where in the log the store stands that has this mark. Raises StartError, Unavailable and LogLost."""
         first, end = await self._log.first(), await self._log.end()
         if mark:
             stands = decode_mark(mark)
+            self._is_as_begun = stands.boot == 0
             if stands.position > end:  # as a server has it that may not know that another one leads by now
                 end = await self._written_end(end)
             self._resume(stands, first, end)
@@ -107,8 +112,12 @@ class Opening:
             )
 
     def _lose(self, reason: str) -> NoReturn:
-        """The store has what the log has not. Raises Damaged."""
-        self._quarantine(reason)
+        """The store has what the log has not. Raises Damaged.
+
+        So has the snapshot that it was begun with, if no process has written to it since; else that may well be right,
+        and be the only one that is: the log may have lost what came behind it.
+        """
+        self._quarantine(reason, self._is_as_begun)
         raise Damaged(reason, "start again: the store is set aside, and made anew from the log")
 
 

@@ -48,6 +48,7 @@ class Facts(msgspec.Struct, array_like=True, frozen=True):
     log_bytes: int  # of all records before `position`
     size_bytes: int  # of the store
     store_version: int = FORM.version
+    newest: bytes = b""  # fingerprint of the record before `position`
 
 
 class Name(NamedTuple):

@@ -164,13 +164,17 @@ class SnapshotMaker:
             await asyncio.to_thread(self._shelf.put, name, facts, self._scratch)
         finally:
             self._scratch.unlink(missing_ok=True)
-        good = await asyncio.to_thread(self._shelf.good, facts.log_uuid, limits.SNAPSHOTS_KEPT)
+        good = await asyncio.to_thread(self._shelf.good, facts.log_uuid, limits.SNAPSHOTS_KEPT, self._is_of_the_log)
         if name not in (kept for kept, _ in good):
             raise Unusable(f"what was written as {name} is not what is read back")
         self.newest = good[0][1]
         self.counts.made += 1
         log.info("made the snapshot %s, %d bytes", name, facts.size_bytes)
         await self._trim(good)
+
+    def _is_of_the_log(self, facts: Facts) -> bool:
+        """Kafka may have lost what it was made from: to trim behind it would leave one that can be used, or none."""
+        return self._journal.may_have(facts.position, facts.chain, facts.newest)
 
     async def _copied(self) -> Facts:
         """Copy the store to `_scratch`."""
@@ -187,12 +191,14 @@ class SnapshotMaker:
             time_ms=head.time_ms,
             log_bytes=mark.log_bytes,
             size_bytes=self._scratch.stat().st_size,
+            newest=mark.newest,
         )
 
     async def _trim(self, good: Good) -> None:
         """Let the log go back to the older of two snapshots that were just read, and keep none that is older still."""
         if len(good) < limits.SNAPSHOTS_KEPT:
             return
+        await self._journal.catch_up()  # a log that has lost what this node has, or a node that has stopped, does not
         oldest, facts = good[-1]
         if facts.begin > await self._log.first():
             await self._log.trim(facts.begin)

@@ -157,7 +157,7 @@ class Node:
             partition=shared.number,
             partitions=len(self.replicas),
             monotonic_ms=lambda: int(self._loop.time() * 1000) + skew_ms,
-            quarantine=lambda reason: self._quarantine(replica, reason),
+            quarantine=lambda reason, _: self._quarantine(replica, reason),
             wait_s=WAIT_S,
             audit_s=AUDIT_S,
         )

@@ -126,7 +126,7 @@ def trims_before_it_is_durable() -> Iterator[None]:
 def counts_snapshots_unread() -> AbstractContextManager[Any]:
     """A snapshot that has rotted is as good as any."""
 
-    def good(self: Shelf, log_uuid: bytes, count: int) -> Good:
+    def good(self: Shelf, log_uuid: bytes, count: int, *_: object) -> Good:
         return [(name, self.facts(name)) for name in self.newest_first(log_uuid)[:count]]
 
     return patch.object(Shelf, "good", good)

@@ -20,7 +20,9 @@ class Node:
         self.log = MemoryLog(records)
         self.heard = Heard()
         self.quarantined: list[str] = []
-        self.journal = ClusterJournal(self.log, quarantine=self.quarantined.append, wait_s=wait_s, audit_s=audit_s)
+        self.journal = ClusterJournal(
+            self.log, quarantine=lambda reason, _: self.quarantined.append(reason), wait_s=wait_s, audit_s=audit_s
+        )
         self.mark = b""
         self.index = 0
         self.makes = Outcome(Result.ACCEPTED)

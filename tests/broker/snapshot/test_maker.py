@@ -1,11 +1,14 @@
 """broker/snapshot/maker.py: when a snapshot is made, by whom, and what the log may forget for it."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker import limits
+from broker.errors import Diverged, EngineStopped
 from broker.journal.cluster_record import decode
 from broker.snapshot.folder import Folder
 from tests.broker.journal.memory_log import Records
@@ -124,6 +127,33 @@ async def test_damaged_snapshot_does_not_count_and_the_log_keeps_what_only_one_h
         await node.snapshot()
         assert records.first > 0
         assert first.name not in kept(tmp_path / "place")
+
+
+async def test_node_trims_nothing_once_the_log_has_lost_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read its snapshots back meanwhile, and did not know yet."""
+    records = Records()
+    async with Node(records, tmp_path / "a", tmp_path / "place") as node:
+        await node.create()
+        await node.write()
+        await node.snapshot()
+        await node.write()
+        good = node.shelf.good
+
+        def good_and_then_lost(*asked: Any) -> Any:
+            found = good(*asked)
+            del records.records[-2:]
+            return found
+
+        monkeypatch.setattr(node.shelf, "good", good_and_then_lost)
+        while node.partition.failure is None:
+            await node.maker.look()
+            with suppress(EngineStopped):
+                await node.partition.catch_up()
+        assert isinstance(node.partition.failure, Diverged)
+        assert len(kept(tmp_path / "place")) == 2
+        assert records.first == 0
 
 
 class Forgetful(Folder):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker import limits
-from broker.errors import StartError
+from broker.errors import Damaged, EngineStopped, StartError
+from broker.snapshot.form import name_of
 from tests.broker.journal.memory_log import Records
 from tests.broker.snapshot.bench import Node
 from tests.simulator.dump import Dump, store_dump
@@ -168,6 +169,56 @@ async def test_snapshot_whose_store_was_set_aside_is_not_taken_twice(
         assert await node.tail() == 11
         assert (tmp_path / "b" / "begun-with").read_text().strip() == older.name
     assert f"{newest.name} in {tmp_path / 'place'} is not used: a store that was made with it" in caplog.text
+
+
+async def test_snapshot_is_taken_again_where_the_log_lost_records_behind_it(tmp_path: Path, records: Records) -> None:
+    """It is right, and the others may be what the log has lost."""
+    newest, _ = snapshots(tmp_path)
+    async with Node(records, tmp_path / "b", tmp_path / "place") as node:
+        await node.write(2)
+        del records.records[-2:]
+        with pytest.raises(EngineStopped):
+            await node.write(1)
+    async with Node(records, tmp_path / "b", tmp_path / "place") as node:
+        assert list((tmp_path / "b").glob("set-aside-*"))
+        assert (tmp_path / "b" / "begun-with").read_text().strip() == newest.name
+        await node.write(1)
+
+
+async def test_snapshot_that_has_what_the_log_lost_is_not_taken_twice(tmp_path: Path, records: Records) -> None:
+    newest, older = snapshots(tmp_path)
+    cut_before(newest, records)
+    with pytest.raises(Damaged, match="the log ends at position"):
+        await Node(records, tmp_path / "b", tmp_path / "place").__aenter__()
+    async with Node(records, tmp_path / "b", tmp_path / "place") as node:
+        assert (tmp_path / "b" / "begun-with").read_text().strip() == older.name
+        await node.write(1)
+
+
+async def test_log_is_not_trimmed_behind_a_snapshot_that_has_what_it_lost(tmp_path: Path, records: Records) -> None:
+    """Or one alone could be begun with; and were that one damaged, none."""
+    newest, older = snapshots(tmp_path)
+    cut_before(newest, records)
+    with pytest.raises(Damaged):
+        await Node(records, tmp_path / "b", tmp_path / "place").__aenter__()
+    async with Node(records, tmp_path / "b", tmp_path / "place") as node:
+        before = records.first
+        await node.write(6)
+        await node.snapshot()
+        made, lost, kept = snapshots(tmp_path)
+        assert (lost.name, kept.name) == (newest.name, older.name)
+        assert records.first == before
+        await node.write()
+        await node.snapshot()
+        assert records.first > before
+        assert made in snapshots(tmp_path)
+
+
+def cut_before(snapshot: Path, records: Records) -> None:
+    """The log loses the last records that the snapshot was made from, and all behind."""
+    named = name_of(snapshot.name)
+    assert named is not None
+    del records.records[named.position - 2 - records.first :]
 
 
 async def test_place_that_does_not_answer_stops_nobody_who_can_read_the_whole_log(
