@@ -6,6 +6,7 @@ wherever it runs, so the one that a test or a night of this has named is run aga
 
     python -m tests.simulator --from SEED --trace
 
+In one schedule of eight logs lose records (see `losses`); `--losing` runs only those: SEEDS of them, from FROM on.
 `--plant NAME` runs with a planted bug (see `plants`), to watch how the checks report it.
 """
 
@@ -20,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
+from tests.simulator.losses import losing
 from tests.simulator.plants import PLANTS
 from tests.simulator.world import run
 
@@ -49,13 +51,14 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share them (default: 1)")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="run with this bug")
+    parser.add_argument("--losing", action="store_true", help="only seeds whose logs lose records")
     parser.add_argument("--trace", action="store_true", help="print the trace of every schedule")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first violation")
     options = parser.parse_args()
-    last = options.first + options.seeds
-    shares = [
-        Share(range(begin, min(begin + SHARE, last)), options.plant) for begin in range(options.first, last, SHARE)
-    ]
+    seeds = range(options.first, options.first + options.seeds)
+    if options.losing:
+        seeds = losing(options.first, options.seeds)
+    shares = [Share(seeds[at : at + SHARE], options.plant) for at in range(0, len(seeds), SHARE)]
     began, count, cpu_s, failed = time.monotonic(), 0, 0.0, dict[int, list[str]]()
     with _ran(shares, options.jobs) as rans:
         for ran in rans:

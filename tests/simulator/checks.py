@@ -3,6 +3,9 @@
 The judge is `Replay`: the raw log read by other code than the nodes', the rule for late copies included. What can be
 seen while it happens is checked there: KI5, KI9 and KI12 by `History`, KI7 by the clients, KI15 where somebody trims.
 
+Where a log has lost records, every promise about those is void, and the past that they were of explains what nodes
+made of them and readers saw. Everything else holds as ever, and in the end all nodes have what is left.
+
     KI1   an acknowledged write is where it was said to be         KI9   nothing comes behind a close
     KI2   no write is there more often than it was sent            KI10  lives do not mix, and none comes twice
     KI3   what was definitely refused is nowhere                   KI11  only the log's time makes a stream expire
@@ -18,183 +21,117 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import product
 
-import msgspec
-
-from broker.core.apply import apply, keys
-from broker.core.entry import ANY, AckOptions, Entry, Kind, decode as decode_entry
-from broker.core.outcome import Outcome
-from broker.core.page import records
-from broker.core.state import Changes, Key, Row, Stream, Subscription, stream_key, subscription_key
+from broker.core.state import Stream, stream_key
 from broker.journal.cluster_record import decode
+from broker.journal.shared_log import LogRecord
 from tests.simulator.disk import Disk
-from tests.simulator.dump import Dump, dump
-from tests.simulator.history import Applied, History, Life, Write, applied
-from tests.simulator.log import Truth
+from tests.simulator.history import History, Life, Write
+from tests.simulator.replay import Replay, Whole, together
 
-TAG = re.compile(rb"~[^~]+~")
-
-
-class Accepted(NamedTuple):
-    """An entry that added records."""
-
-    entry: Entry
-    life: Life
-    start: int
-    records: list[bytes]
+TAG = re.compile(rb"~[\w.]+~")
+_OVER = 1 << 63
+Branches = Sequence[Sequence[LogRecord]]
+"""All of a log, as it was before each time that it lost records; the last one is what is left."""
 
 
-class Replay:
-    """The state that the raw log of a partition makes, entry by entry."""
+class Judged:
+    """What the logs make, and what they made that has been lost since: `pasts`, empty where nothing was."""
 
-    def __init__(self, history: History, number: int, truth: Truth) -> None:
-        self.number = number
-        self.rows: dict[Key, Row | None] = {}
-        self.content: dict[Life, list[bytes]] = {}
-        self.begins: dict[Life, int] = {}
-        self.accepted: list[Accepted] = []
-        self.outcomes: dict[int, Applied] = {}
-        self.ended: dict[Life, int] = {}  # and the index of the entry that ended it
-        self.lineages: dict[Life, tuple[tuple[str, int, int], ...]] = {}  # of forks
-        self.index = 0
-        self._history = history
-        self._closed: set[Life] = set()
-        self._seen: dict[int, int] = {}
-        self._time_ms = 0
-        self._crashes: dict[int, list[tuple[str, Dump]]] = defaultdict(list)
-        for name, (partition, index), left in history.crashes:
-            if partition == number:
-                self._crashes[index].append((name, left))
-        self._hold_crashes()
-        for record in truth.records:
-            self._time_ms = max(self._time_ms, record.time_ms)
-            self._take(record.data)
+    def __init__(self, history: History, logs: Sequence[Branches]) -> None:
+        self.replays = [[Replay(history, number, log) for log in branches] for number, branches in enumerate(logs)]
+        """Of each partition, one for each of its branches."""
+        *self.pasts, self.whole = map(together, product(*self.replays))
+        self.revived = {tag for branches in logs for tag in _revived(branches)}
+        """Tags of records that came again behind a loss: what had made them void, or refused them, was lost too."""
 
-    def _take(self, data: bytes) -> None:
-        envelope = decode(data)
-        if envelope is None or envelope.number <= self._seen.get(envelope.boot, -1):
-            return
-        self._seen[envelope.boot] = envelope.number
-        if envelope.retired:
-            self._seen[envelope.retired] = 1 << 63
-        for encoded in envelope.entries:
-            self._apply(decode_entry(encoded))
-        if envelope.entries:
-            self._hold_crashes()
+    @property
+    def wholes(self) -> list[Whole]:
+        return [*self.pasts, self.whole]
 
-    def _apply(self, entry: Entry) -> None:
-        self.index += 1
-        before = self.rows.get(stream_key(entry.path))
-        outcome, changes = apply({key: self.rows.get(key) for key in keys(entry)}, entry, self.index, self._time_ms)
-        self.outcomes[self.index] = applied(entry.kind, entry.path, (entry.boot, entry.proposal), outcome)
-        if outcome.subscription is not None:
-            self._look_at_wake(entry, outcome)
-        self._look(entry, before if isinstance(before, Stream) else None, outcome, changes)
-        self.rows.update(changes.puts)
-        row = self.rows.get(stream_key(entry.path))
-        if isinstance(row, Stream) and row.lineage:
-            parts = tuple((segment.path, segment.incarnation, segment.end) for segment in row.lineage)
-            self.lineages[entry.path, row.incarnation] = parts
-        for path, incarnation, page in changes.appended:
-            found = records(page)
-            self.begins.setdefault((path, incarnation), page.start)
-            self.content.setdefault((path, incarnation), []).extend(found)
-            self.accepted.append(Accepted(entry, (path, incarnation), page.start, found))
-        for life in changes.ended:
-            self.ended[life] = self.index
+    def shown(self, history: History) -> dict[Life, dict[int, bytes]]:
+        """What nodes made visible, but for what is of a past and has been lost."""
+        if not self.pasts:
+            return history.shown
+        shown: dict[Life, dict[int, bytes]] = {life: {} for life in history.shown}
+        for life, position, record in _all_shown(history):
+            if self.whole.own(life, position) == record:
+                shown[life][position] = record
+            elif not any(past.own(life, position) == record for past in self.pasts):
+                shown[life].setdefault(position, record)
+        return shown
 
-    def _look(self, entry: Entry, before: Stream | None, outcome: Outcome, changes: Changes) -> None:
-        history, told = self._history, f"entry {self.index} ({Kind(entry.kind).name} {entry.path})"
-        deadline_ms = before.deadline_ms if before is not None else None
-        overdue = deadline_ms is not None and deadline_ms <= self._time_ms
-        for path, incarnation, _ in changes.appended:
-            life = (path, incarnation)
-            if life in self.ended:
-                history.violated("KI10", f"{told} was added to {life}, which is over")
-            if entry.kind in (Kind.APPEND, Kind.CLOSE) and entry.incarnation not in (ANY, incarnation):
-                history.violated("KI10", f"{told} is for the life {entry.incarnation}, and went to {life}")
-            if life in self._closed:
-                history.violated("KI9", f"{told} was added to {life}, which is closed")
-            if before is not None and overdue and incarnation == before.incarnation:
-                history.violated("KI11", f"{told} was added to {life}, whose time was over")
-        if entry.kind == Kind.EXPIRE and changes.ended and not overdue:
-            history.violated("KI11", f"{told} ended a stream whose time was not over")
-        if outcome.changed and outcome.stream is not None and outcome.stream.closed:
-            self._closed.add((entry.path, outcome.stream.incarnation))
-
-    def _look_at_wake(self, entry: Entry, outcome: Outcome) -> None:
-        """KI8 of subscriptions: a wake is one worker's, who has it no more cannot end it, and no cursor goes back."""
-        before, after = self.rows.get(subscription_key(entry.path)), outcome.subscription
-        if not isinstance(before, Subscription) or after is None or not outcome.changed:
-            return
-        told = f"entry {self.index} ({Kind(entry.kind).name} {entry.path})"
-        wake = before.wake
-        if entry.kind == Kind.SUBSCRIPTION_CLAIM and wake is not None and wake.holder:
-            self._history.violated("KI8", f"{told} took a wake from {wake.holder}")
-        if entry.kind == Kind.SUBSCRIPTION_ACK:
-            options = msgspec.msgpack.decode(entry.options, type=AckOptions)
-            if wake is None or (options.generation, options.wake_id) != (before.generation, wake.wake_id):
-                self._history.violated("KI8", f"{told} is for generation {options.generation}, behind {before}")
-        cursors = {(link.path, link.incarnation): link.acked for link in after.links}
-        for link in before.links:
-            if cursors.get((link.path, link.incarnation), link.acked) < link.acked:
-                self._history.violated("KI8", f"{told} moves the cursor of {link.path} back from {link.acked}")
-
-    def _hold_crashes(self) -> None:
-        for name, left in self._crashes.pop(self.index, ()):
-            if left != self.dump():
-                self._history.violated("KI13", f"the store of {name} is not what entries 1 to {self.index} make")
-
-    def dump(self) -> Dump:
-        """The logical state: rows of lives that go on, and their streams' own records."""
-        rows = {key: row for key, row in self.rows.items() if row is not None}
-        return dump(rows, {life[1]: b",".join(found) for life, found in self.content.items()})
+    def was(self, write: Write, incarnation: int, next_position: int) -> bool:
+        """Whether a write was where its client was told, and is there no more: every promise about it is void."""
+        life, tag = (write.path, incarnation), write.tag.encode()
+        is_there = tag in (self.whole.own(life, next_position - 1) or b"")
+        return not is_there and any(tag in (past.own(life, next_position - 1) or b"") for past in self.pasts)
 
 
-class Whole(NamedTuple):
-    """What the logs of all partitions make together: a path is in one of them."""
-
-    rows: dict[Key, Row | None]
-    content: dict[Life, list[bytes]]
-    begins: dict[Life, int]
-    accepted: list[Accepted]
-    lineages: dict[Life, tuple[tuple[str, int, int], ...]]
+def _all_shown(history: History) -> Iterator[tuple[Life, int, bytes]]:
+    for life, shown in history.shown.items():
+        for position, record in shown.items():
+            yield life, position, record
+    for _, life, position, record in history.shown_otherwise:
+        yield life, position, record
 
 
-def check(history: History, truths: list[Truth], disks: list[tuple[str, int, Disk]]) -> None:
+def _revived(branches: Branches) -> Iterator[str]:
+    """Tags in records of what is left that were void in a past, or refused in it, and have come once more.
+
+    Of a lost record, nobody remembers that it was there: a late copy of one before it counts.
+    """
+    *pasts, left = branches
+    for past in pasts:
+        lost = [record for record in past if left[record.position : record.position + 1] != [record]]
+        numbers: dict[int, int] = {}
+        for envelope in (decode(record.data) for record in lost):
+            if envelope is not None:
+                numbers[envelope.boot] = max(envelope.number, numbers.get(envelope.boot, 0))
+                numbers |= {envelope.retired: _OVER}
+        for record in left[lost[0].position :] if lost else ():
+            envelope = decode(record.data)
+            if envelope is not None and envelope.number <= numbers.get(envelope.boot, -1):
+                yield from (tag.decode() for tag in TAG.findall(record.data))
+
+
+def check(history: History, logs: Sequence[Branches], disks: list[tuple[str, int, Disk]]) -> None:
     """Hold everything that happened against the logs, by number. `disks` are (node, partition, disk)."""
-    replays = [Replay(history, number, truth) for number, truth in enumerate(truths)]
-    for replay in replays:
-        _replicas(history, replay, [(name, disk) for name, number, disk in disks if number == replay.number])
-    places = _places(history)
+    judged = Judged(history, logs)
+    for replays in judged.replays:
+        _replicas(history, replays, [(name, disk) for name, number, disk in disks if number == replays[0].number])
+    _stores(history, judged)
+    shown = judged.shown(history)
+    places = _places(shown)
     for write in history.writes.values():
-        _write(history, write, places.get(write.tag.encode(), []))
-    whole = _together(replays)
-    _lost_lives(history, whole)
-    _order(history, whole)
-    _groups(history)
-    _claims(history)
-    _reads(history, whole)
-    _forks(history, whole)
+        _write(history, judged, write, places.get(write.tag.encode(), []), shown)
+    _unread(history, judged)
+    _lost_lives(history, judged)
+    for whole in judged.wholes:
+        _order(history, whole)
+    _visible_order(history, shown)
+    _groups(history, judged)
+    _claims(history, judged)
+    _ends(history, judged)
+    _reads(history, judged)
+    _visible(history, judged, shown)
+    _forks(history, judged)
 
 
-def _together(replays: list[Replay]) -> Whole:
-    whole = Whole({}, {}, {}, [], {})
-    for replay in replays:
-        whole.rows.update(replay.rows)
-        whole.content.update(replay.content)
-        whole.begins.update(replay.begins)
-        whole.accepted.extend(replay.accepted)
-        whole.lineages.update(replay.lineages)
-    return whole
-
-
-def _replicas(history: History, replay: Replay, disks: list[tuple[str, Disk]]) -> None:
-    """KI12, KI13."""
-    for (partition, index), told in history.outcomes.items():
-        if partition == replay.number and replay.outcomes.get(index) != told:
+def _replicas(history: History, replays: list[Replay], disks: list[tuple[str, Disk]]) -> None:
+    """KI12."""
+    number, replay = replays[0].number, replays[-1]
+    outcomes = [*history.outcomes.items(), *((at, told) for _, at, told in history.outcomes_otherwise)]
+    for (partition, index), told in outcomes:
+        if partition == number and all(each.outcomes.get(index) != told for each in replays):
             history.violated("KI12", f"nodes made {told} of entry {index}, the replay {replay.outcomes.get(index)}")
+            break
+    chains = [*history.chains.items(), *((at, chain) for _, at, chain in history.chains_otherwise)]
+    for (partition, position), chain in chains:
+        if partition == number and all(each.chains.get(position) != chain for each in replays):
+            history.violated("KI12", f"a node has a chain before position {position} that no replay has")
             break
     expected = replay.dump()
     for name, disk in disks:
@@ -207,19 +144,34 @@ def _replicas(history: History, replay: Replay, disks: list[tuple[str, Disk]]) -
             history.violated("KI12", f"in the end {name} differs from the replay in {sorted(different)[:5]}")
 
 
-def _places(history: History) -> dict[bytes, list[tuple[Life, int]]]:
+def _stores(history: History, judged: Judged) -> None:
+    """KI13."""
+    held = {crash for replays in judged.replays for replay in replays for crash in replay.stores_held}
+    for crash, (name, (_, index), _) in enumerate(history.crashes):
+        if crash not in held:
+            history.violated("KI13", f"the store of {name} is not what entries 1 to {index} make")
+
+
+def _places(visible: dict[Life, dict[int, bytes]]) -> dict[bytes, list[tuple[Life, int]]]:
     """Where each tag was ever visible."""
     places: dict[bytes, list[tuple[Life, int]]] = defaultdict(list)
-    for life, shown in history.shown.items():
+    for life, shown in visible.items():
         for position, record in shown.items():
             for tag in set(TAG.findall(record)):
                 places[tag].append((life, position))
     return places
 
 
-def _write(history: History, write: Write, places: list[tuple[Life, int]]) -> None:
+def _write(
+    history: History,
+    judged: Judged,
+    write: Write,
+    places: list[tuple[Life, int]],
+    shown: dict[Life, dict[int, bytes]],
+) -> None:
     """KI1, KI2, KI3."""
-    if places and not write.open:
+    may_count = write.sent if write.tag in judged.revived else write.open
+    if places and not may_count:
         history.violated("KI3", f"{write.tag}, refused {write.denied} times, is at {places}")
     copies = len(places)
     if write.producer is not None:
@@ -229,22 +181,31 @@ def _write(history: History, write: Write, places: list[tuple[Life, int]]) -> No
         copies = max(by_life.values(), default=0)
         if copies > 1:
             history.violated("KI2", f"{write.tag} is {copies} times in one stream: {places}")
-    elif write.open and copies > write.open:
+    elif may_count and copies > may_count:
         history.violated("KI2", f"{write.tag}, sent {write.sent} times, is at {places}")
     for incarnation, next_position in write.acked:
-        record = history.shown.get((write.path, incarnation), {}).get(next_position - 1, b"")
-        if write.tag.encode() not in record:
+        record = shown.get((write.path, incarnation), {}).get(next_position - 1, b"")
+        if write.tag.encode() not in record and not judged.was(write, incarnation, next_position):
             history.violated(
                 "KI1", f"{write.tag} was acknowledged at {next_position} of {incarnation}; there is {record!r}"
             )
 
 
-def _lost_lives(history: History, whole: Whole) -> None:
+def _unread(history: History, judged: Judged) -> None:
+    """KI7."""
+    for write, incarnation, next_position in history.unread:
+        if not judged.was(write, incarnation, next_position):
+            history.violated("KI7", f"{write.tag} was acknowledged at {next_position} and then could not be read")
+
+
+def _lost_lives(history: History, judged: Judged) -> None:
     """KI1 of whole lives: what was acknowledged is gone only if somebody may have ended it."""
     for write in history.writes.values():
-        for incarnation, _ in write.acked:
-            row = whole.rows.get(stream_key(write.path))
+        for incarnation, next_position in write.acked:
+            row = judged.whole.rows.get(stream_key(write.path))
             if isinstance(row, Stream) and row.incarnation == incarnation:
+                continue
+            if judged.was(write, incarnation, next_position):
                 continue
             asked = any(ending.path == write.path and not ending.denied for ending in history.endings)
             if not asked and write.path not in history.mortal:
@@ -265,15 +226,21 @@ def _order(history: History, whole: Whole) -> None:
         if entry.seq != (seq + 1 if entry.epoch == epoch else 0):
             history.violated("KI4", f"{entry.producer_id} has seq {entry.seq} behind {seq} in {accepted.life}")
         newest[key] = entry.epoch, entry.seq
-    for (life, producer_id), seqs in _visible_seqs(history).items():
+
+
+def _visible_order(history: History, visible: dict[Life, dict[int, bytes]]) -> None:
+    """KI4, of what was shown."""
+    for (life, producer_id), seqs in _visible_seqs(history, visible).items():
         if seqs != sorted(seqs):
             history.violated("KI4", f"seqs of {producer_id} are visible as {seqs} in {life}")
 
 
-def _visible_seqs(history: History) -> dict[tuple[Life, str], list[tuple[int, int]]]:
+def _visible_seqs(
+    history: History, visible: dict[Life, dict[int, bytes]]
+) -> dict[tuple[Life, str], list[tuple[int, int]]]:
     """(epoch, seq) of each producer and generation, as they lie in a stream."""
     seqs: dict[tuple[Life, str], list[tuple[int, int]]] = defaultdict(list)
-    for life, shown in history.shown.items():
+    for life, shown in visible.items():
         for position in sorted(shown):
             for tag in TAG.findall(shown[position]):
                 write = history.writes.get(tag.decode())
@@ -282,52 +249,69 @@ def _visible_seqs(history: History) -> dict[tuple[Life, str], list[tuple[int, in
     return seqs
 
 
-def _groups(history: History) -> None:
+def _groups(history: History, judged: Judged) -> None:
     """KI4 of clients that wait for each answer."""
     last: dict[tuple[str, int], int] = {}
     for write in history.writes.values():
-        for incarnation, next_position in write.acked if write.group else ():
+        for incarnation, next_position in write.acked if write.group and write.tag not in judged.revived else ():
+            if judged.was(write, incarnation, next_position):
+                continue
             if last.get((write.group, incarnation), 0) >= next_position:
                 history.violated("KI4", f"{write.tag} is before what its client wrote before it")
             last[write.group, incarnation] = next_position
 
 
-def _claims(history: History) -> None:
+def _claims(history: History, judged: Judged) -> None:
     """KI8 of workers: nobody else is told that the same wake is his."""
     holders: dict[tuple[str, int, int], str] = {}
+    is_left = {claim for replays in judged.replays for claim in replays[-1].claims}
+    is_lost = {claim for replays in judged.replays for replay in replays[:-1] for claim in replay.claims} - is_left
     for claim in history.claims:
+        if claim in is_lost:
+            continue
         if holders.setdefault(claim[:3], claim.worker) != claim.worker:
             history.violated("KI8", f"{claim.worker} was told what {holders[claim[:3]]} had been told: {claim}")
 
 
-def _reads(history: History, whole: Whole) -> None:
-    """KI5, KI6, KI16: whatever any node ever answered is what the life holds in the end."""
-    held = {life: _records(whole, life) for life in {read.life for read in history.reads}}
+def _ends(history: History, judged: Judged) -> None:
+    """KI9 of readers, where not all were told the same."""
+    for node, life, position in history.ended_otherwise:
+        for told in (position, history.ends[life]):
+            if not any(replay.closed.get(life) == told for replays in judged.replays for replay in replays):
+                history.violated("KI9", f"{node} ends {life} at {position}, another at {history.ends[life]}")
+
+
+def _reads(history: History, judged: Judged) -> None:
+    """KI5, KI6: whatever any node ever answered is what the life holds in the end, or what it has lost."""
+    lives = {read.life for read in history.reads} | {life for _, life in history.tails}
+    held = {life: [whole.records(life) for whole in judged.wholes] for life in lives}
     for read in history.reads:
-        if held[read.life][read.start : read.start + len(read.records)] != read.records:
+        end = read.start + len(read.records)
+        if all(records[read.start : end] != read.records for records in held[read.life]):
             history.violated("KI5", f"{read.node} answered {read.records} at {read.start} of {read.life}")
     for (reader, life), seen in history.tails.items():
-        if seen and _records(whole, life)[: len(seen)] != seen:
+        if not _is_followed(seen, held[life]):
             history.violated("KI6", f"{reader} followed {life} and saw {seen}")
-    for life, shown in history.shown.items():
+
+
+def _is_followed(seen: list[bytes], branches: list[list[bytes]]) -> bool:
+    """Whether a reader saw all of it, once. One that goes on behind a loss sees what has come there since."""
+    return all(any(records[at : at + 1] == [record] for records in branches) for at, record in enumerate(seen))
+
+
+def _visible(history: History, judged: Judged, visible: dict[Life, dict[int, bytes]]) -> None:
+    """KI16."""
+    whole = judged.whole
+    for life, shown in visible.items():
         content, begin = whole.content.get(life, []), whole.begins.get(life, 0)
         if [shown[position] for position in sorted(shown)] != content or (shown and min(shown) != begin):
             history.violated("KI16", f"what was visible of {life} is not what the log has of it")
 
 
-def _records(whole: Whole, life: Life) -> list[bytes]:
-    """All records of a life, those that a fork inherits included."""
-    inherited: list[bytes] = []
-    for path, incarnation, end in whole.lineages.get(life, ()):
-        part = (path, incarnation)
-        begin = whole.begins.get(part, len(inherited))
-        inherited += whole.content.get(part, [])[: max(0, end - begin)]
-    return inherited + whole.content.get(life, [])
-
-
-def _forks(history: History, whole: Whole) -> None:
+def _forks(history: History, judged: Judged) -> None:
     """KI14."""
     for child, source, position in history.forks:
-        inherited, prefix = _records(whole, child)[:position], _records(whole, source)[:position]
-        if inherited != prefix or len(prefix) != position:
+        begins = [(whole.records(child)[:position], whole.records(source)[:position]) for whole in judged.wholes]
+        if not any(inherited == prefix and len(prefix) == position for inherited, prefix in begins):
+            inherited, prefix = begins[-1]
             history.violated("KI14", f"{child} begins with {inherited}, its source {source} with {prefix}")

@@ -123,7 +123,7 @@ class Clients:
         except BrokerError:
             return
         if page is not None and not page.records:
-            self.history.violated("KI7", f"{write.tag} was acknowledged at {next_position} and then could not be read")
+            self.history.miss(write, incarnation, next_position)
 
     async def pause(self, longest_s: float = 1.0) -> None:
         await asyncio.sleep(self.rng.random() * longest_s * self.patience)

@@ -107,6 +107,15 @@ class History:
         self.reads: list[Read] = []
         self.tails: dict[tuple[str, Life], list[bytes]] = {}
         """What readers that follow a life have seen, from its start."""
+        self.has_lost = False
+        """Whether a log has lost records. Then nodes may differ, for what they have may be of different pasts: whatever
+        comes after the first is kept apart, for `check` to find the past that it is of."""
+        self.shown_otherwise: list[tuple[str, Life, int, bytes]] = []
+        self.ended_otherwise: list[tuple[str, Life, int]] = []
+        self.outcomes_otherwise: list[tuple[str, At, Applied]] = []
+        self.chains_otherwise: list[tuple[str, At, bytes]] = []
+        self.unread: list[tuple[Write, int, int]] = []
+        """What was acknowledged, (write, incarnation, position after it), and then could not be read."""
 
     def violated(self, invariant: str, detail: str) -> None:
         """Something that must not be. Only the first few are kept: one bug breaks much."""
@@ -116,23 +125,47 @@ class History:
 
     def read_end(self, node: str, life: Life, position: int) -> None:
         """A reader was told that a closed stream ends there. Checks KI9."""
-        if self.ends.setdefault(life, position) != position:
+        if self.ends.setdefault(life, position) == position:
+            return
+        if self.has_lost:
+            self.ended_otherwise.append((node, life, position))
+        else:
             self.violated("KI9", f"{node} ends {life} at {position}, another at {self.ends[life]}")
 
     def show(self, node: str, life: Life, start: int, records: list[bytes]) -> None:
         """A node has made these records visible. Checks KI5 and KI10."""
         shown = self.shown.setdefault(life, {})
         for position, record in enumerate(records, start):
-            if shown.setdefault(position, record) != record:
+            if shown.setdefault(position, record) == record:
+                continue
+            if self.has_lost:
+                self.shown_otherwise.append((node, life, position, record))
+            else:
                 self.violated("KI5", f"{node} has {record!r} at {position} of {life}, another has {shown[position]!r}")
 
     def apply(self, node: str, index: At, told: Applied) -> None:
         """A node has applied an entry. Checks KI12."""
         first = self.outcomes.setdefault(index, told)
-        if first != told:
+        if first != told and self.has_lost:
+            self.outcomes_otherwise.append((node, index, told))
+        elif first != told:
             self.violated("KI12", f"{node} made {told} of entry {index}, another {first}")
 
     def link(self, node: str, position: At, chain: bytes) -> None:
         """A node stands at a position of the log. Checks KI12 (and KI15, for nodes that began with a snapshot)."""
-        if self.chains.setdefault(position, chain) != chain:
+        first = self.chains.setdefault(position, chain)
+        if first != chain and self.has_lost:
+            self.chains_otherwise.append((node, position, chain))
+        elif first != chain:
             self.violated("KI12", f"{node} has another chain before position {position}")
+
+    def miss(self, write: Write, incarnation: int, next_position: int) -> None:
+        """What was acknowledged could not be read. Checks KI7."""
+        if self.has_lost:
+            self.unread.append((write, incarnation, next_position))
+        else:
+            self.violated("KI7", f"{write.tag} was acknowledged at {next_position} and then could not be read")
+
+    def told_of_loss(self, node: str, reason: str) -> None:
+        """A node has found that its store is not what the log makes."""
+        self._say("begins anew", node, reason)

@@ -44,6 +44,8 @@ class Shared(NamedTuple):
     number: int
     truth: Truth
     place: SharedPlace
+    boots: dict[int, Replica]
+    """Whose store each process has, or had."""
 
 
 class _Journal(ClusterJournal):
@@ -107,6 +109,34 @@ class Replica:
         self.begun_with = ""
         """The snapshot that the store was made with."""
         self.is_quarantined = False
+        self._stored_parts_at: int | None = None
+
+    @property
+    def parts_at(self) -> int | None:
+        """Where what it has parts from the log, if it has what the log has lost since."""
+        parts_at = [at for at in (self._stored_parts_at, self.road.parts_at) if at is not None]
+        return min(parts_at, default=None)
+
+    def lose(self, position: int) -> None:
+        """The log has lost what it had from `position` on."""
+        if self.disk.head()[1] > position:
+            self._stored_parts_at = position
+
+    def begin(self) -> None:
+        """For another process: what is known of the store, and no more."""
+        parts_at = self.parts_at
+        self._stored_parts_at = None if parts_at is None or self.disk.head()[1] <= parts_at else parts_at
+
+    def note(self, snapshot: str) -> None:
+        """The store was made with it."""
+        self.begun_with = snapshot
+        self._stored_parts_at = self.shared.place.parts_at.get(snapshot)
+
+    def replace(self, disk: Disk) -> Disk:
+        """Go on with another disk; what is returned is the one that was."""
+        self.is_quarantined, self._stored_parts_at = False, None
+        self.disk, replaced = disk, self.disk
+        return replaced
 
 
 class Node:
@@ -132,6 +162,7 @@ class Node:
         """Boot; the task ends once it is up, with StartError if it does not come up."""
         self.process = Process()
         for replica in self.replicas:
+            replica.begin()
             replica.road = Road(replica.shared.truth, self._rng)
         return self._loop.create_task(self._open(), context=self.process.context)
 
@@ -157,17 +188,14 @@ class Node:
             partition=shared.number,
             partitions=len(self.replicas),
             monotonic_ms=lambda: int(self._loop.time() * 1000) + skew_ms,
-            quarantine=lambda reason, _: self._quarantine(replica, reason),
+            quarantine=lambda reason, blames: self._quarantine(replica, journal.boot, reason, blames_snapshot=blames),
             wait_s=WAIT_S,
             audit_s=AUDIT_S,
         )
         journal.told = lambda position, chain: self._history.link(self.name, (shared.number, position), chain)
+        shared.boots[journal.boot] = replica
         shelf = Shelf(shared.place, bytes_per_s=float("inf"))
-
-        def note(snapshot: str) -> None:
-            replica.begun_with = snapshot
-
-        restore = Restorer(road, shelf, replica.scratch, distrusted=lambda: replica.distrusted, note=note)
+        restore = Restorer(road, shelf, replica.scratch, distrusted=lambda: replica.distrusted, note=replica.note)
         store = replica.disk.store(restore, lambda: asyncio.sleep(self.store_delay_s))
         partition = _Partition(journal, store, checkpoint_interval_s=self._rng.choice((0.3, 1.0, 4.0)), rows_max=16)
         partition.name, partition.log, partition.history = self.name, shared.number, self._history
@@ -236,7 +264,13 @@ class Node:
         await asyncio.sleep(self._rng.random() * 0.03)
         return told
 
-    def _quarantine(self, replica: Replica, reason: str) -> None:
+    def _quarantine(self, replica: Replica, boot: int, reason: str, *, blames_snapshot: bool) -> None:
         replica.is_quarantined = True
-        replica.distrusted.add(replica.begun_with)
-        self._history.violated("KI12", f"{self.name}: {reason}")
+        if blames_snapshot:
+            replica.distrusted.add(replica.begun_with)
+        truth = replica.shared.truth
+        # An audit of a past may lie in what the log has grown since: where votes are equal, all begin anew.
+        is_vote_of_a_past = blames_snapshot and truth.pasts
+        if replica.parts_at is None and not truth.has_lost_of(boot) and not is_vote_of_a_past:
+            self._history.violated("KI12", f"{self.name}: {reason}")
+        self._history.told_of_loss(self.name, reason)

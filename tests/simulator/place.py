@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
 from broker.snapshot.form import name_of
@@ -20,6 +20,10 @@ class SharedPlace:
         """Of log, after which a snapshot is due."""
         self.fails = False
         """Whether it can be reached."""
+        self.parted: Callable[[int], int | None] = lambda _: None
+        """Where the store of a boot parts from the log, if it has what the log has lost."""
+        self.parts_at: dict[str, int] = {}
+        """The same, of snapshots."""
         self._loop, self._rng = loop, rng
         self._kept: dict[str, bytes] = {}
         self._whole: set[str] = set()
@@ -41,6 +45,19 @@ class SharedPlace:
                 raise OSError(errno.EIO, "the connection to the place is gone")
         self._kept[name] = b"".join(pieces)
         self._whole.add(name)
+        made = name_of(name)
+        if made is not None:
+            self._note_loss(name, self.parted(made.boot))
+
+    def lose(self, position: int) -> None:
+        """The log has lost what it had from `position` on."""
+        for name in self._whole:
+            self._note_loss(name, position)
+
+    def _note_loss(self, name: str, parts_at: int | None) -> None:
+        known = name_of(name)
+        if known is not None and parts_at is not None and known.position > parts_at:
+            self.parts_at[name] = min(parts_at, self.parts_at.get(name, parts_at))
 
     def read(self, name: str) -> Iterator[bytes]:
         self._reach()
@@ -58,16 +75,24 @@ class SharedPlace:
         self._whole.discard(name)
 
     def proven_positions(self, within_s: float) -> list[int]:
-        """Of the snapshots that were read of late, and were as they had been written; newest first."""
+        """Of the snapshots of this log that were read of late, and were as they had been written; newest first."""
         since = self._loop.time() - within_s
-        names = (name_of(name) for name, at in self._proven_at.items() if at >= since)
+        proven = [name for name, at in self._proven_at.items() if at >= since and name not in self.parts_at]
+        names = map(name_of, proven)
         return sorted((name.position for name in names if name is not None), reverse=True)
+
+    @property
+    def oldest(self) -> int:
+        """Where the oldest snapshot of this log ends that is whole."""
+        whole = map(name_of, self._whole - self.parts_at.keys())
+        return min((name.position for name in whole if name is not None), default=0)
 
     def damage(self) -> str:
         """One of several that are whole is so no more; which, or "" when there would be none left."""
-        if len(self._whole) < 2:
+        whole = self._whole - self.parts_at.keys()
+        if len(whole) < 2:
             return ""
-        name = self._rng.choice(sorted(self._whole))
+        name = self._rng.choice(sorted(whole))
         self._whole.discard(name)
         data, at = self._kept[name], self._rng.randrange(len(self._kept[name]))
         if self._rng.random() < 0.5:

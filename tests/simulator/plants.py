@@ -16,7 +16,9 @@ from broker.core.entry import ANY, Entry, Kind
 from broker.core.outcome import Result
 from broker.errors import Unavailable
 from broker.journal.cluster import ClusterJournal
+from broker.journal.cluster_opening import Opening
 from broker.journal.cluster_record import decode_mark, encode_mark
+from broker.journal.cluster_standing import Standing
 from broker.journal.proposers import Proposers
 from broker.partition import Partition, Waiter
 from broker.snapshot.form import Facts, Name
@@ -132,6 +134,20 @@ def counts_snapshots_unread() -> AbstractContextManager[Any]:
     return patch.object(Shelf, "good", good)
 
 
+def begins_with_what_the_log_has_lost() -> AbstractContextManager[Any]:
+    """A start takes a log that has grown again behind a loss for the one that its store was made from."""
+
+    async def look_away(*_: object) -> None:
+        pass
+
+    return patch.object(Opening, "_look_at_newest", look_away)
+
+
+def counts_snapshots_of_a_past() -> AbstractContextManager[Any]:
+    """The log forgets what one usable snapshot has, and one of what the log has lost."""
+    return patch.object(Standing, "may_have", lambda *_: True)
+
+
 PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     plant.__name__: plant
     for plant in (
@@ -144,6 +160,8 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         trims_behind_the_newest_only,
         trims_before_it_is_durable,
         counts_snapshots_unread,
+        begins_with_what_the_log_has_lost,
+        counts_snapshots_of_a_past,
     )
 }
 """By name, for `--plant`."""

@@ -20,13 +20,14 @@ from broker.journal.cluster_record import Envelope, encode as encode_record
 from broker.store import Head
 from consumer.wire import Code
 from tests.broker.core import entries
-from tests.simulator import checks, world
-from tests.simulator.checks import Replay, check
+from tests.simulator import replay, world
+from tests.simulator.checks import check
 from tests.simulator.clients import Clients, Page as Answer
 from tests.simulator.disk import Tray
 from tests.simulator.history import Claim, History, Life, Read, Write
 from tests.simulator.log import Truth
 from tests.simulator.loop import Loop
+from tests.simulator.replay import Replay
 from tests.simulator.world import World
 
 A, CHILD, GONE = 0xA, 0xC, 0xD
@@ -64,7 +65,7 @@ class Scene:
         self.truth = Truth(Loop(), Random(0), lambda *_: None)  # type: ignore[abstract]  # as in `world`
         for number, entry in enumerate(LOG):
             self.truth.put(encode_record(Envelope(1, number + 1, (encode(entry),))), "by hand")
-        self.replay = Replay(self.history, 0, self.truth)
+        self.replay = Replay(self.history, 0, self.truth.records)
         self.disk = Tray()
         self.disk.is_there, self.disk.stands = True, Head(self.replay.index)
         self.disk.rows = {key: row for key, row in self.replay.rows.items() if row is not None}
@@ -94,12 +95,26 @@ class Scene:
 
     def violated(self) -> set[str]:
         """The invariants that do not hold."""
-        check(self.history, [self.truth], [("n0", 0, self.disk)])
+        check(self.history, [self.truth.branches], [("n0", 0, self.disk)])
         return {violation.partition(":")[0] for violation in self.history.violations}
 
 
 def test_history_without_a_fault_is_clean() -> None:
     assert Scene().violated() == set()
+
+
+@pytest.mark.parametrize("has_lost", [True, False])
+def test_promises_of_what_the_log_has_lost_are_void_and_of_nothing_else(has_lost: bool) -> None:  # noqa: FBT001 -- pytest
+    scene = Scene()
+    life = ("child", CHILD)
+    scene.write(Write("~lost~", "child", sent=1, acked=[(CHILD, 4)]))
+    scene.history.show("n1", life, 3, [b'"~lost~"'])
+    scene.history.reads.append(Read("n1", life, 3, [b'"~lost~"']))
+    if has_lost:
+        entry = entries.append(b'"~lost~"', path="child")
+        scene.truth.put(encode_record(Envelope(2, 1, (encode(entry),))), "by hand")
+        scene.truth.lose(scene.truth.end - 1)
+    assert scene.violated() == (set() if has_lost else {"KI5", "KI16"})
 
 
 # -- what a history can have -----------------------------------------------------------------------------------------
@@ -264,7 +279,7 @@ def test_apply_that_adds_what_it_should_refuse_violates_an_invariant(invariant: 
         return outcome, changes
 
     scene = Scene()
-    with patch.object(checks, "apply", apply):
+    with patch.object(replay, "apply", apply):
         assert invariant in scene.violated()
 
 
@@ -280,7 +295,7 @@ def test_worker_that_is_given_what_it_should_be_refused_violates_ki8(code: Code)
         return Outcome(Result.ACCEPTED, subscription=known), changes
 
     scene = Scene()
-    with patch.object(checks, "apply", apply):
+    with patch.object(replay, "apply", apply):
         assert "KI8" in scene.violated()
 
 
@@ -290,7 +305,7 @@ def test_stream_that_ends_before_its_time_violates_ki11() -> None:
         return outcome, msgspec.structs.replace(changes, ended=[LIFE]) if entry.kind == Kind.EXPIRE else changes
 
     scene = Scene()
-    with patch.object(checks, "apply", apply):
+    with patch.object(replay, "apply", apply):
         assert "KI11" in scene.violated()
 
 
@@ -310,6 +325,7 @@ async def test_acknowledged_write_that_a_read_does_not_find_violates_ki7() -> No
 
 def test_snapshots_that_do_not_have_what_the_log_forgets_violate_ki15(tmp_path: Path) -> None:
     made = World(0, Loop(), tmp_path)  # type: ignore[abstract]  # as in `world`
+    made.logs[0].truth.put(b"", "by hand")
     made.logs[0].truth.trim(1)
     assert [violation.partition(":")[0] for violation in made.history.violations] == ["KI15"]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.simulator.plants import PLANTS
 from tests.simulator.world import run
 
-SEEDS = (224, 226, 427, 526, 755, 103, *range(100))
+SEEDS = (224, 226, 427, 526, 755, 103, 157, *range(100))
 """Some for each bug that is planted below; thousands more are run by hand (`make simulate`)."""
 
 
@@ -53,6 +53,8 @@ def test_seed_that_fails_in_one_of_several_jobs_is_named_and_fails_alone() -> No
         ("trims_behind_the_newest_only", {"KI15"}),
         ("trims_before_it_is_durable", {"KI15"}),
         ("counts_snapshots_unread", {"KI15"}),
+        ("begins_with_what_the_log_has_lost", {"KI12"}),
+        ("counts_snapshots_of_a_past", {"KI15"}),
     ],
 )
 def test_planted_bug_is_found_within_the_seeds_that_are_clean_without_it(plant: str, invariants: set[str]) -> None:

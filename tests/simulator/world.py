@@ -1,4 +1,7 @@
-"""A schedule: nodes over one log, clients, and all that goes wrong, drawn from a seed."""
+"""A schedule: nodes over one log, clients, and all that goes wrong, drawn from a seed.
+
+In one of eight the log loses records that it had confirmed: see `losses`.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from tests.simulator.disk import Disk, Platter, Tray
 from tests.simulator.history import History
 from tests.simulator.log import COPY_S_MAX, Truth
 from tests.simulator.loop import Loop, Process
+from tests.simulator.losses import Losses, loses
 from tests.simulator.node import Node, Replica, Shared
 from tests.simulator.place import SharedPlace
 from tests.simulator.workers import Workers, forgotten
@@ -116,6 +120,7 @@ class World:
         self._new_disk: Callable[[], Disk] = Platter if self.rng.random() < PLATTERS else Tray
         self.nodes = [self._node(f"n{i}", scratch / f"n{i}") for i in range(self.rng.choice((2, 2, 3, 3, 4)))]
         self.clients = Clients(self.nodes, self.history, self.rng, self.say)
+        self.losses = Losses(seed, self.nodes, self.logs, self.history) if loses(seed) else None
         self.workers = Workers(self.clients) if self.rng.random() < SUBSCRIBED else None
         for node in self.nodes:
             node.deliver = self.workers.deliver if self.workers is not None else None
@@ -127,7 +132,8 @@ class World:
     def _log(self, number: int) -> Shared:
         truth = Truth(self.loop, self.rng, self.say)
         place = SharedPlace(self.loop, self.rng, self.rng.choice((1_000, 4_000, 16_000)))
-        shared = Shared(number, truth, place)
+        shared = Shared(number, truth, place, {})
+        place.parted = lambda boot: shared.boots[boot].parts_at
         truth.trimmed = lambda position: self._trimmed(shared, position)
         return shared
 
@@ -158,7 +164,7 @@ class World:
         await self._settle()
         await asyncio.gather(*(node.stop() for node in self.nodes))
         disks = [(node.name, replica.shared.number, replica.disk) for node in self.nodes for replica in node.replicas]
-        check(self.history, [shared.truth for shared in self.logs], disks)
+        check(self.history, [shared.truth.branches for shared in self.logs], disks)
 
     def _drawn_clients(self) -> list[Coroutine[Any, Any, None]]:
         clients, rng = self.clients, self.rng
@@ -196,6 +202,8 @@ class World:
         troubles = [trouble for trouble in troubles if rng.random() < 0.7]
         for _ in self.logs:
             self._faults(rng.choice(self.nodes))
+        if self.losses is not None:
+            self._background.append(asyncio.create_task(self.losses.run()))
         while self.loop.time() < until and not all(task.done() for task in working):
             await asyncio.sleep(rng.random() * 1.5)
             node = rng.choice(self.nodes)
@@ -310,6 +318,7 @@ class World:
 
     async def _boot(self, node: Node) -> None:
         for _ in range(20):
+            self._set_aside(node)
             starting = node.start()
             self.processes.append(node.process)
             try:
@@ -317,10 +326,6 @@ class World:
             except (StartError, EngineStopped) as error:
                 self.say("cannot start", node.name, error)
                 node.kill()
-                for replica in node.replicas:
-                    if replica.is_quarantined:
-                        replica.is_quarantined = False
-                        self._replace_disk(replica)
                 await asyncio.sleep(0.5)
             else:
                 self.say("up", node.name, [replica.disk.head() for replica in node.replicas])
@@ -328,15 +333,21 @@ class World:
         is_trimmed = any(shared.truth.first for shared in self.logs)
         self.history.violated("KI15" if is_trimmed else "KI17", f"{node.name} does not start any more")
 
+    def _set_aside(self, node: Node) -> None:
+        for replica in node.replicas:
+            if replica.is_quarantined:
+                self._replace_disk(replica)
+
     def _replace_disk(self, replica: Replica) -> None:
-        self._disks.append(replica.disk)
-        replica.disk = self._new_disk()
+        self._disks.append(replica.replace(self._new_disk()))
 
     # -- the end of it -----------------------------------------------------------------------------------------------
 
     async def _heal(self) -> None:
         self.say("heal")
         self.clients.patience = 0.1
+        if self.losses is not None:
+            self.losses.are_over = True
         for shared in self.logs:
             shared.truth.faulty = 0.0
         for node in self.nodes:
