@@ -18,7 +18,7 @@ import msgspec
 from broker import limits
 from broker.core.entry import Entry, UnknownFormat, decode as decode_entry
 from broker.core.outcome import Outcome
-from broker.errors import Diverged, EngineStopped, NewerFormat, StartError, Unavailable
+from broker.errors import BrokerError, Diverged, EngineStopped, NewerFormat, StartError, Unavailable
 from broker.journal import Commit, Foresee, Refused
 from broker.journal.clock import Milliseconds, monotonic_ms
 from broker.journal.cluster_auditor import Auditor
@@ -132,12 +132,27 @@ class ClusterJournal:
     async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:
         """As in `Journal`: up to where the log ended at `open`."""
         self._reader.foresee = foresee
-        while self._standing.position < self._replay_end:
-            taken = await self._take()
-            if taken.commit is None:
-                self._advance(())
-            else:
-                yield taken.commit
+        looking = asyncio.create_task(self._look_for_end(), name="journal: look for the end")
+        try:
+            while self._standing.position < self._replay_end:
+                taken = await self._take()
+                if taken.commit is None:
+                    self._advance(())
+                else:
+                    yield taken.commit
+        finally:
+            looking.cancel()
+
+    async def _look_for_end(self) -> None:
+        """The log may lose what a start is yet to read: nobody may be there to write what it would wait for."""
+        while True:
+            await asyncio.sleep(limits.CATCH_UP_S)
+            with suppress(BrokerError):
+                end = await self._log.end()
+                # Or a server says so that leads no more: it takes no record. Once more where the record was read before
+                # its place was told: then the start waits for another one.
+                if end < self._replay_end or self._standing.position >= self._replay_end:
+                    self._replay_end = min(self._replay_end, await self._opening.written_end(end) + 1)
 
     def start(self, deliver: Callable[[Commit | Refused], None], stopped: Callable[[Exception], None]) -> None:
         """As in `Journal`."""

@@ -41,7 +41,7 @@ class Opening:
             stands = decode_mark(mark)
             self._is_as_begun = stands.boot == 0
             if stands.position > end:  # as a server has it that may not know that another one leads by now
-                end = await self._written_end(end)
+                end = await self.written_end(end)
             self._resume(stands, first, end)
         elif self._standing.index:
             raise Damaged("the store was made by another engine", "name an empty folder with --data-dir")
@@ -67,7 +67,7 @@ class Opening:
         self._standing.resume(mark)
         self._check_partitions(mark.meta)
 
-    async def _written_end(self, said_end: int) -> int:
+    async def written_end(self, said_end: int) -> int:
         """Where the log ended at some moment after this was called: where it takes a record. Raises StartError."""
         meta = None if said_end else self._new_meta()  # for it may be true, and then this is the first
         try:

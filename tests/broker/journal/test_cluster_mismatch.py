@@ -198,6 +198,24 @@ async def test_log_that_lost_records_and_grew_again_while_a_node_was_down_is_tol
     assert again.quarantined
 
 
+async def test_start_does_not_wait_for_what_the_log_lost_before_it_was_read(
+    entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else is there to write as much again."""
+    monkeypatch.setattr("broker.limits.CATCH_UP_S", 0.1)
+    records = Records()
+    async with nodes(1, records) as (node,):
+        await node.write(*map(entry, range(3)))
+    again = Node(records)
+    await again.journal.open(0, 0, b"")
+    del records.records[-2:]
+    async with asyncio.timeout(10):
+        async for commit in again.journal.replay():
+            again.apply(commit)
+    assert again.index == 1
+    await again.journal.aclose()
+
+
 async def test_node_goes_on_where_its_store_stands_when_the_log_is_as_it_was(entry: MakeEntry) -> None:
     records = Records()
     async with nodes(1, records) as (node,):
