@@ -201,7 +201,7 @@ DISPUTE_S: Final = 3.0
 """From an audit that does not agree until it is judged who is wrong: time for every node to say what it has, one that
 is held up for a while too, and few acknowledgements of whoever is wrong."""
 CHAINS_KEPT: Final = 8_192
-"""Records behind the newest one that an audit, or a snapshot, may be held against: some seconds at full speed."""
+"""Records behind the newest one that an audit may speak of: some seconds at full speed."""
 
 # -- snapshots of partitions -------------------------------------------------------------------------------------
 SNAPSHOT_LOG_BYTES: Final = 256 * MIB

@@ -235,9 +235,10 @@ class ClusterJournal:
         """Where the log could begin, and who is to make the snapshot that it takes."""
         return self._standing.begin
 
-    def may_have(self, position: int, chain: bytes, newest: bytes) -> bool:
-        """As `Standing.may_have`. May be called in any thread."""
-        return self._standing.may_have(position, chain, newest)
+    @property
+    def newest(self) -> tuple[int, bytes]:
+        """The position of the newest applied record, and its `fingerprint`."""
+        return self._standing.position - 1, self._standing.newest()
 
     @property
     def boot(self) -> int:

@@ -98,9 +98,10 @@ class Opening:
     async def _look_at_newest(self, first: int) -> None:
         """A log that lost records and has grown since looks whole: see that the last one applied is still there."""
         standing = self._standing
-        if standing.newest_told and standing.position > first:
+        newest = standing.newest()
+        if newest and standing.position > first:
             record = await record_at(self._log, standing.position - 1)
-            if fingerprint(record) != standing.newest_told:
+            if fingerprint(record) != newest:
                 self._lose(f"the log has another record at position {record.position} than the store was made from")
 
     def _check_partitions(self, meta: Meta) -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from broker import limits
 from broker.core.outcome import Outcome
 from broker.journal import Commit
 from broker.journal.clock import Milliseconds
@@ -48,11 +46,9 @@ class Standing:
         self.proposers = Proposers()
         self.time_ms = 0
         """Of the newest record; never goes back."""
-        self.newest_told = b""
-        """The fingerprint of the record before `position`, as of the last mark; empty where nobody noted it."""
-        self._passed: OrderedDict[int, tuple[bytes, bytes]] = OrderedDict()  # see `may_have`
         self._applied_time_ms = 0  # of the record before `position`; `time_ms` may be that of one in hand
-        self._newest: LogRecord | None = None  # that record, if it was applied since the last mark
+        self._newest: LogRecord | None = None  # that record, if it was applied since somebody last asked `newest`
+        self._newest_told = b""  # what it said then
         self._monotonic_ms = monotonic_ms
         self._time_seen_ms = 0  # when time_ms was, by the monotonic clock
         self._told_ms = 0  # the latest that `now_ms` has said
@@ -67,7 +63,7 @@ class Standing:
         self.meta, self.position, self.chain, self.boot_before = mark.meta, mark.position, mark.chain, mark.boot
         self.begin, self.log_bytes = Begin(mark.begin), mark.log_bytes
         self.time_ms = self._applied_time_ms = max(self.time_ms, mark.time_ms)
-        self.newest_told = mark.newest
+        self._newest_told = mark.newest
         self.proposers = Proposers(mark.proposers)
 
     def hear(self, time_ms: int) -> None:
@@ -96,28 +92,15 @@ class Standing:
             self.chain = _chained(self.chain, record.position, commit, outcomes)
         self.position = record.position + 1
         self._newest, self._applied_time_ms = record, self.time_ms
-        self._pass(b"" if commit is not None else fingerprint(record))
 
-    def _pass(self, told: bytes) -> None:
-        self._passed[self.position] = self.chain, told
-        if len(self._passed) > limits.CHAINS_KEPT:
-            self._passed.popitem(last=False)
-
-    def may_have(self, position: int, chain: bytes, newest: bytes) -> bool:
-        """Whether a store that is told by these (see `Mark`) is of this log, as far as this process has read and knows.
-
-        The chain has all of a record with entries, its place and time too, and nothing of one without: that one is told
-        by its fingerprint. What was passed too long ago, or by an earlier process, may be of this log.
-        """
-        passed = self._passed.get(position)
-        if passed is None:
-            return position <= self.position
-        return passed[0] == chain and newest in (passed[1] or newest, b"")
+    def newest(self) -> bytes:
+        """The fingerprint of the record before `position`; empty where nobody noted it."""
+        if self._newest is not None:
+            self._newest_told, self._newest = fingerprint(self._newest), None
+        return self._newest_told
 
     def mark(self) -> bytes:
         """What is to be stored with `index`."""
-        if self._newest is not None:
-            self.newest_told, self._newest = fingerprint(self._newest), None
         return encode_mark(
             Mark(
                 self.meta,
@@ -126,7 +109,7 @@ class Standing:
                 self.proposers.stored(),
                 self.boot,
                 self._applied_time_ms,
-                self.newest_told,
+                self.newest(),
                 self.begin.position,
                 self.log_bytes,
             )

@@ -34,6 +34,7 @@ from broker.journal.kafka_clients import (
 )
 from broker.journal.kafka_feed import Feed
 from broker.journal.kafka_fetches import Fetches
+from broker.journal.kafka_records import records_at
 from broker.journal.kafka_topic import KafkaTopic, administered, ensure_topic
 from broker.journal.shared_log import LogLost, LogRecord, LogTruncated
 
@@ -286,6 +287,17 @@ class Kafka:
             self._doubt(*partitions)
         return bounds
 
+    async def look_up(self, partition: int, positions: Sequence[int]) -> Sequence[LogRecord | None]:
+        """As `SharedLog.look_up`."""
+
+        async def question(asker: Any) -> Sequence[LogRecord | None]:
+            return await records_at(connections(asker), self.place(partition), positions)
+
+        try:
+            return await self._asker.ask(question, _ANSWER_S_MAX)
+        except ClientFailed as error:
+            raise Unavailable(f"Kafka does not tell what partition {partition} has: {error}") from error
+
     async def append(self, feed: Feed, data: bytes) -> int:
         """As `SharedLog.append`; if nothing came between, the record is fed at once, and read back later."""
 
@@ -384,6 +396,10 @@ class KafkaLog:
         if was_full:
             self._kafka.resume(self.feed)
         return records
+
+    async def look_up(self, positions: Sequence[int]) -> Sequence[LogRecord | None]:
+        """As in `SharedLog`."""
+        return await self._kafka.look_up(self._partition, positions)
 
     def heed(self, is_watched: Callable[[], bool]) -> None:
         """As in `SharedLog`."""

@@ -55,6 +55,14 @@ class SharedLog(Protocol):
         """The next records in order, at least one: waits for it, through any outage. Raises LogLost, LogTruncated."""
         ...
 
+    async def look_up(self, positions: Sequence[int]) -> Sequence[LogRecord | None]:
+        """The records there, asked for in this order, as one server has them; None where it has none.
+
+        The server may lead no more, and not know it yet: ask first for a record that only one has that has led since.
+        Where the log is read from stays where it is. Raises Unavailable.
+        """
+        ...
+
     def heed(self, is_watched: Callable[[], bool]) -> None:
         """Ask this whether anybody waits for what comes next; where nobody does, reads may come a little later."""
 

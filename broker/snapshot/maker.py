@@ -1,8 +1,9 @@
 """Making a partition's snapshots, and trimming its log behind them.
 
 Due when the log behind the newest one has grown enough. Which node makes it: see `journal.cluster_begin`. What is made
-is read back, and so is the one before it; only then is the log trimmed, to where that older one begins, and whatever
-is older still goes. So whatever is found damaged later, there is another one, and the log has all behind it.
+is read back, and so is the one before it, and the log is asked whether it still has what they were made from; only then
+is it trimmed, to where that older one begins, and whatever is older still goes. So whatever is found damaged later,
+there is another one, and the log has all behind it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from broker import limits
 from broker.core.entry import Entry, Kind
 from broker.errors import EngineStopped, OutcomeUnknown, Unavailable
 from broker.journal.cluster import ClusterJournal
-from broker.journal.cluster_record import decode_mark, disowned
+from broker.journal.cluster_record import decode_mark, disowned, fingerprint
 from broker.journal.shared_log import SharedLog
 from broker.partition import Partition
 from broker.snapshot.form import Facts, Name, Unusable
@@ -70,6 +71,7 @@ class SnapshotMaker:
         self.counts = Counts()
         self.newest: Facts | None = None
         """Of those that this node knows of, whoever made it."""
+        self._lost: set[Name] = set()  # made from what the log has lost, or may have: never again counted
         self._is_looked_up = False
         self._announced_at = _NEVER  # by the event loop's clock
         self._not_before = _NEVER  # as above
@@ -164,17 +166,51 @@ class SnapshotMaker:
             await asyncio.to_thread(self._shelf.put, name, facts, self._scratch)
         finally:
             self._scratch.unlink(missing_ok=True)
-        good = await asyncio.to_thread(self._shelf.good, facts.log_uuid, limits.SNAPSHOTS_KEPT, self._is_of_the_log)
+        good = await self._good(facts.log_uuid)
         if name not in (kept for kept, _ in good):
             raise Unusable(f"what was written as {name} is not what is read back")
         self.newest = good[0][1]
         self.counts.made += 1
         log.info("made the snapshot %s, %d bytes", name, facts.size_bytes)
-        await self._trim(good)
+        await self._trim(await self._of_the_log(good))
 
-    def _is_of_the_log(self, facts: Facts) -> bool:
-        """Kafka may have lost what it was made from: to trim behind it would leave one that can be used, or none."""
-        return self._journal.may_have(facts.position, facts.chain, facts.newest)
+    async def _good(self, log_uuid: bytes) -> Good:
+        return await asyncio.to_thread(self._shelf.good, log_uuid, limits.SNAPSHOTS_KEPT, self._lost)
+
+    async def _of_the_log(self, good: Good) -> Good:
+        """If there are two, those that the log has all of as it is now: these, or older ones in their place.
+
+        Kafka may have lost what one was made from: to trim behind that would leave one that can be used, or none.
+        """
+        while len(good) == limits.SNAPSHOTS_KEPT and (lost := await self._lost_of(good)):
+            self._lost |= lost
+            good = await self._good(good[0][0].log_uuid)
+        return good
+
+    async def _lost_of(self, good: Good) -> set[Name]:
+        """Those whose newest record the log does not have any more, or that do not tell it. Raises Unavailable.
+
+        A log loses its end: where that record is, all before it is. A server that leads no more may still have what the
+        log has lost; so it has to have what this node has read last, too, behind a record that it has just written.
+        """
+        await self._journal.catch_up()  # a log that has lost what this node has, or a node that has stopped, does not
+        last = self._journal.newest
+        last_has, *has = await self._has(last, *((facts.position - 1, facts.newest) for _, facts in good))
+        if not last_has:
+            raise Unavailable(f"who answers for the log does not have the record that was read at position {last[0]}")
+        lost = {name: facts for (name, facts), is_there in zip(good, has, strict=True) if not is_there}
+        for name, facts in lost.items():
+            with self._shelf.told(name):
+                raise Unusable(f"the log {'has' if facts.newest else 'may have'} lost what it was made from")
+        return set(lost)
+
+    async def _has(self, *told: tuple[int, bytes]) -> list[bool]:
+        """Whether the log has these records, each told by its position and its fingerprint. Raises Unavailable."""
+        found = await self._log.look_up([position for position, _ in told])
+        return [
+            record is not None and fingerprint(record) == newest
+            for record, (_, newest) in zip(found, told, strict=True)
+        ]
 
     async def _copied(self) -> Facts:
         """Copy the store to `_scratch`."""
@@ -198,7 +234,6 @@ class SnapshotMaker:
         """Let the log go back to the older of two snapshots that were just read, and keep none that is older still."""
         if len(good) < limits.SNAPSHOTS_KEPT:
             return
-        await self._journal.catch_up()  # a log that has lost what this node has, or a node that has stopped, does not
         oldest, facts = good[-1]
         if facts.begin > await self._log.first():
             await self._log.trim(facts.begin)

@@ -157,6 +157,7 @@ class Road:
         """How far behind its reads are."""
         self.old_end: int | None = None
         """What a server says that was frozen then, and does not know that it leads no more."""
+        self._old_elections = 0  # before it was frozen
 
     async def open(self) -> None:
         await self._pass()
@@ -170,6 +171,21 @@ class Road:
         end = self._truth.end if self.old_end is None else self.old_end
         await self._pass()
         return end
+
+    def depose(self, old_end: int | None) -> None:
+        """The server that is asked was frozen at that end; None: it is one that leads."""
+        self.old_end, self._old_elections = old_end, len(self._truth.pasts)
+
+    async def look_up(self, positions: Sequence[int]) -> Sequence[LogRecord | None]:
+        if self.old_end is None or self._rng.random() < 0.5:
+            await self._ask()
+            has = self._truth.records
+        else:
+            await self._pass()
+            has = self._truth.branches[self._old_elections][: self.old_end]
+        found = [has[at] if self._truth.first <= at < len(has) else None for at in positions]
+        await self._pass()
+        return found
 
     async def _ask(self) -> None:
         await self._pass()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -18,7 +18,6 @@ from broker.errors import Unavailable
 from broker.journal.cluster import ClusterJournal
 from broker.journal.cluster_opening import Opening
 from broker.journal.cluster_record import decode_mark, encode_mark
-from broker.journal.cluster_standing import Standing
 from broker.journal.proposers import Proposers
 from broker.partition import Partition, Waiter
 from broker.snapshot.form import Facts, Name
@@ -128,8 +127,9 @@ def trims_before_it_is_durable() -> Iterator[None]:
 def counts_snapshots_unread() -> AbstractContextManager[Any]:
     """A snapshot that has rotted is as good as any."""
 
-    def good(self: Shelf, log_uuid: bytes, count: int, *_: object) -> Good:
-        return [(name, self.facts(name)) for name in self.newest_first(log_uuid)[:count]]
+    def good(self: Shelf, log_uuid: bytes, count: int, but: Collection[Name] = ()) -> Good:
+        names = [name for name in self.newest_first(log_uuid) if name not in but]
+        return [(name, self.facts(name)) for name in names[:count]]
 
     return patch.object(Shelf, "good", good)
 
@@ -145,7 +145,11 @@ def begins_with_what_the_log_has_lost() -> AbstractContextManager[Any]:
 
 def counts_snapshots_of_a_past() -> AbstractContextManager[Any]:
     """The log forgets what one usable snapshot has, and one of what the log has lost."""
-    return patch.object(Standing, "may_have", lambda *_: True)
+
+    async def of_the_log(_: SnapshotMaker, good: Good) -> Good:
+        return good
+
+    return patch.object(SnapshotMaker, "_of_the_log", of_the_log)
 
 
 PLANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {

@@ -225,7 +225,7 @@ class World:
         """The server that a node reads from was frozen, and does not know for a while that it leads no more."""
         replica = self.rng.choice(node.replicas)
         road, end = replica.road, replica.shared.truth.end
-        road.old_end = self.rng.choice((None, end, max(0, end - 5)))
+        road.depose(self.rng.choice((None, end, max(0, end - 5))))
         road.lag_s = 0.0 if road.old_end is None else 2.0
         self.say("old end", node.name, replica.shared.number, road.old_end)
 

@@ -37,7 +37,8 @@ class MemoryLog:
     """One process's end of `Records`. `faults` are what happens to the next appends, one after the other.
 
     "lost" never reaches the log; of "unheard" the answer is lost; "late" comes when the test calls `arrive`.
-    While there is an `old_end` it is what a server tells that was frozen then, and leads no more.
+    While there is an `old_end` it is what a server tells that was frozen then, and leads no more. While there are
+    `old_records` it is what such a server has.
     """
 
     def __init__(self, records: Records) -> None:
@@ -48,6 +49,7 @@ class MemoryLog:
         self.readable = asyncio.Event()  # reads wait here
         self.readable.set()
         self.old_end: int | None = None
+        self.old_records: list[LogRecord] | None = None
         self.late: list[bytes] = []
         self._next = 0
         self._is_truncated = False
@@ -68,6 +70,12 @@ class MemoryLog:
 
     def seek(self, position: int) -> None:
         self._next = position
+
+    async def look_up(self, positions: Sequence[int]) -> Sequence[LogRecord | None]:
+        await asyncio.sleep(0)
+        has = self.records.records if self.old_records is None else self.old_records
+        by_position = {record.position: record for record in has}
+        return [by_position.get(position) for position in positions]
 
     async def read(self) -> Sequence[LogRecord]:
         await self.records.until_grown(self._next)

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from broker.errors import OutcomeUnknown, StartError, Unavailable
 from broker.journal.kafka import Kafka, KafkaLog
-from broker.journal.kafka_clients import Departing, Together, let_go, new_consumer, new_producer, started
+from broker.journal.kafka_clients import Departing, Together, connections, let_go, new_consumer, new_producer, started
 from broker.journal.kafka_topic import KafkaTopic
-from broker.journal.shared_log import LogLost, LogTruncated
+from broker.journal.shared_log import LogLost, LogRecord, LogTruncated
 from tests.eventually import eventually
 from tests.kafka.cluster import PASSWORD, USERNAME, KafkaCluster
 
@@ -281,6 +281,40 @@ async def test_reader_whose_place_was_trimmed_is_told_and_does_not_jump(topic: K
     async with opened(topic) as (_, log):
         with pytest.raises(LogLost, match="position 0 is asked for, Kafka has 3 to 5"):
             await read(log, 1)
+
+
+async def test_record_is_looked_up_where_it_is_and_nobody_reads_on_from_there(topic: KafkaTopic) -> None:
+    async with opened(topic) as (_, log):
+        for number in range(5):
+            await log.append(b"%d" % number)
+        found: list[LogRecord] = []
+        while len(found) < 4:
+            found += await log.read()
+        await log.trim(2)
+        assert await log.look_up([3, 2]) == [found[3], found[2]]
+        assert await log.look_up([1, 5, 99]) == [None, None, None], "trimmed, the next one, and beyond"
+        await log.append(b"5")
+        assert await read(log, 6 - len(found)) == [b"%d" % number for number in range(len(found), 6)]
+
+
+async def test_record_is_looked_up_among_others_that_were_written_with_it(topic: KafkaTopic) -> None:
+    async with opened(topic) as (_, log):
+        producer = await started(new_producer(topic), Departing())
+        batch = producer.create_batch()
+        for number in range(3):
+            batch.append(key=None, value=b"%d" % number * 100_000, timestamp=None)
+        await (await producer.send_batch(batch, topic.name, partition=0))
+        await let_go(producer, LEAVE_S)
+        assert [record and record.data[:1] for record in await log.look_up([2, 1, 0])] == [b"2", b"1", b"0"]
+
+
+async def test_partition_that_nobody_leads_is_not_looked_up(topic: KafkaTopic, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(topic) as (kafka, log):
+        await log.append(b"0")
+        cluster = connections(kafka._asker._client).cluster  # noqa: SLF001 -- as a broker tells it in an election
+        monkeypatch.setattr(cluster, "leader_for_partition", lambda _: -1)
+        with pytest.raises(Unavailable, match="nobody is known to lead partition 0"):
+            await log.look_up([0])
 
 
 async def test_reader_of_a_topic_that_was_made_anew_and_has_grown_since_does_not_go_on(topic: KafkaTopic) -> None:

@@ -1,7 +1,8 @@
 """broker/snapshot/maker.py: when a snapshot is made, by whom, and what the log may forget for it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from broker import limits
 from broker.errors import Diverged, EngineStopped
 from broker.journal.cluster_record import decode
 from broker.snapshot.folder import Folder
+from broker.snapshot.form import Facts
 from tests.broker.journal.memory_log import Records
 from tests.broker.snapshot.bench import Node
 
@@ -154,6 +156,57 @@ async def test_node_trims_nothing_once_the_log_has_lost_what_it_has(
         assert isinstance(node.partition.failure, Diverged)
         assert len(kept(tmp_path / "place")) == 2
         assert records.first == 0
+
+
+async def test_snapshot_that_does_not_tell_its_newest_record_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an earlier version made them: whether the log has lost what it is of, nobody can tell."""
+    records = Records()
+    async with Node(records, tmp_path / "a", tmp_path / "place") as node:
+        await node.create()
+        with monkeypatch.context() as earlier:
+            earlier.setattr("broker.snapshot.maker.Facts", partial(untold, Facts))
+            await node.write()
+            await node.snapshot()
+        (first,) = kept(tmp_path / "place")
+        await node.write()
+        await node.snapshot()
+        assert records.first == 0
+        assert (
+            f"{first} in {tmp_path / 'place'} is not used: the log may have lost what it was made from" in caplog.text
+        )
+        await node.write()
+        await node.snapshot()
+        assert records.first > 0
+        assert first not in kept(tmp_path / "place")
+
+
+def untold(make: Callable[..., Facts], **facts: Any) -> Facts:
+    return make(**facts | {"newest": b""})
+
+
+async def test_server_that_leads_no_more_is_not_asked_what_the_log_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has what the log has lost. Nothing is trimmed, and nothing is given up, before one answers that leads."""
+    records = Records()
+    async with Node(records, tmp_path / "a", tmp_path / "place") as node:
+        await node.create()
+        await node.write()
+        await node.snapshot()
+        await node.write()
+        node.log.old_records = [*records.records]
+        while not node.maker.counts.failures:
+            await node.maker.look()
+            await node.partition.catch_up()
+        assert "who answers for the log does not have the record that was read at position" in caplog.text
+        assert records.first == 0
+        assert not node.maker.damaged
+        node.log.old_records = None
+        await node.write()
+        await node.snapshot()
+        assert records.first > 0
 
 
 class Forgetful(Folder):

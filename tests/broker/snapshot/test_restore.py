@@ -214,6 +214,24 @@ async def test_log_is_not_trimmed_behind_a_snapshot_that_has_what_it_lost(tmp_pa
         assert made in snapshots(tmp_path)
 
 
+async def test_log_is_not_trimmed_behind_what_it_lost_before_the_node_that_trims_was_started(
+    tmp_path: Path, records: Records
+) -> None:
+    """That has not passed the place of the loss itself: it began behind it, and what it counts by is in the log."""
+    newest, older = snapshots(tmp_path)
+    cut_before(newest, records)
+    with pytest.raises(Damaged):
+        await Node(records, tmp_path / "b", tmp_path / "place").__aenter__()
+    async with Node(records, tmp_path / "b", tmp_path / "place") as node:
+        await node.write(5)
+    async with Node(records, tmp_path / "b", tmp_path / "place") as node:
+        before = records.first
+        await node.write()
+        await node.snapshot()
+        assert snapshots(tmp_path)[1:] == [newest, older]
+        assert records.first == before
+
+
 def cut_before(snapshot: Path, records: Records) -> None:
     """The log loses the last records that the snapshot was made from, and all behind."""
     named = name_of(snapshot.name)
