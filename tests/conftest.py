@@ -1,5 +1,6 @@
 """What holds for every test: how Hypothesis searches, how often the crash test kills; brokers, one Kafka for all."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what brokers run on in tests that do not care (default sqlite)",
     )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl+C reach what tests start: what a shell runs in the background ignores it, with all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
