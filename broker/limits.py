@@ -220,6 +220,8 @@ SNAPSHOT_ANNOUNCE_S: Final = CLUSTER_WAIT_S
 """Between two announcements: one that is in the log has been read by then."""
 SNAPSHOT_PATIENCE_S: Final = 10.0
 """Between two looks at what another node that has announced one has made."""
+SNAPSHOT_TRIM_S: Final = 2.0
+"""From what the log was found to have to its trim: below what an election takes, after which it may have less."""
 SNAPSHOT_RETRY_S: Final = 60.0
 """After one that failed."""
 

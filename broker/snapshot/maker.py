@@ -231,14 +231,21 @@ class SnapshotMaker:
         )
 
     async def _trim(self, good: Good) -> None:
-        """Let the log go back to the older of two snapshots that were just read, and keep none that is older still."""
+        """Let the log go back to the older of two snapshots that were just read, and keep none that is older still.
+
+        Now or not at all: who leads after an election may have lost what the log was just found to have.
+        """
         if len(good) < limits.SNAPSHOTS_KEPT:
             return
         oldest, facts = good[-1]
-        if facts.begin > await self._log.first():
-            await self._log.trim(facts.begin)
-            self.counts.trims += 1
-            log.info("the log begins at position %d from here on", facts.begin)
+        try:
+            async with asyncio.timeout(limits.SNAPSHOT_TRIM_S):
+                if facts.begin > await self._log.first():
+                    await self._log.trim(facts.begin)
+                    self.counts.trims += 1
+                    log.info("the log begins at position %d from here on", facts.begin)
+        except TimeoutError:
+            raise Unavailable("the log was not trimmed soon enough after it was asked what it has") from None
         await asyncio.to_thread(self._remove_before, oldest)
 
     def _remove_before(self, oldest: Name) -> None:

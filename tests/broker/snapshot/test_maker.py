@@ -1,5 +1,6 @@
 """broker/snapshot/maker.py: when a snapshot is made, by whom, and what the log may forget for it."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -204,6 +205,31 @@ async def test_server_that_leads_no_more_is_not_asked_what_the_log_has(
         assert records.first == 0
         assert not node.maker.damaged
         node.log.old_records = None
+        await node.write()
+        await node.snapshot()
+        assert records.first > 0
+
+
+async def test_trim_that_the_log_does_not_take_soon_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody leads it, and who will may have lost what it was found to have before."""
+    monkeypatch.setattr(limits, "SNAPSHOT_TRIM_S", 0.05)
+    records = Records()
+
+    async def until_somebody_leads(_: int) -> None:
+        await asyncio.Event().wait()
+
+    async with Node(records, tmp_path / "a", tmp_path / "place") as node:
+        await node.create()
+        await node.write()
+        await node.snapshot()
+        await node.write()
+        with monkeypatch.context() as election:
+            election.setattr(node.log, "trim", until_somebody_leads)
+            await node.snapshot()
+        assert "was not trimmed soon enough after it was asked what it has" in caplog.text
+        assert len(kept(tmp_path / "place")) == 2
         await node.write()
         await node.snapshot()
         assert records.first > 0
