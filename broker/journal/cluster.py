@@ -127,7 +127,7 @@ class ClusterJournal:
         self._behind.rise(self._standing.position)
         if mark:
             self._auditor.resume()
-        self._log.seek(self._standing.position)
+        self._log.seek(self._standing.position, self._opening.last)
 
     async def replay(self, foresee: Foresee | None = None) -> AsyncIterator[Commit]:
         """As in `Journal`: up to where the log ended at `open`."""

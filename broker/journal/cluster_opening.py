@@ -11,7 +11,7 @@ from broker.errors import BrokerError, Damaged, OutcomeUnknown, StartError, Unav
 from broker.journal.cluster_begin import meta_at, record_at
 from broker.journal.cluster_record import Envelope, Mark, Meta, decode_mark, encode, fingerprint
 from broker.journal.cluster_standing import NOWHERE, Standing
-from broker.journal.shared_log import SharedLog
+from broker.journal.shared_log import LogRecord, SharedLog
 
 Quarantine = Callable[[str, bool], None]
 """Told why a store is not to be used any more, and whether the snapshot that it was begun with is not to be, either."""
@@ -33,6 +33,8 @@ class Opening:
         self._partition, self._partitions = partition, partitions
         self._quarantine = quarantine
         self._is_as_begun = False
+        self.last: LogRecord | None = None
+        """The record before the one to go on with, as it was found to be there."""
 
     async def run(self, mark: bytes) -> None:
         """Find where in the log the store stands that has this mark. Raises StartError, Unavailable and LogLost."""
@@ -103,6 +105,7 @@ class Opening:
             record = await record_at(self._log, standing.position - 1)
             if fingerprint(record) != newest:
                 self._lose(f"the log has another record at position {record.position} than the store was made from")
+            self.last = record
 
     def _check_partitions(self, meta: Meta) -> None:
         if (meta.partition, meta.partitions) != (self._partition, self._partitions):

@@ -383,9 +383,9 @@ class KafkaLog:
         self.feed.note_end(end)
         return end
 
-    def seek(self, position: int) -> None:
+    def seek(self, position: int, last: LogRecord | None = None) -> None:
         """As in `SharedLog`."""
-        self.feed.begin(position)
+        self.feed.begin(position, last)
         self._kafka.join(self.feed)
 
     async def read(self) -> Sequence[LogRecord]:

@@ -44,11 +44,11 @@ class Feed:
 
     # -- for the log -------------------------------------------------------------------------------------------------
 
-    def begin(self, position: int) -> None:
-        """Forget what lies here, and go on from there."""
+    def begin(self, position: int, last: LogRecord | None = None) -> None:
+        """Forget what lies here, and go on from there, behind `last` if that is given."""
         self.next_position = position
-        if self._last is None or self._last.position != position - 1:
-            self._last = None
+        if last is not None or self._last is None or self._last.position != position - 1:
+            self._last = last
         self._is_looking_back = False
         self._forget_unread()
         self._records.clear()

@@ -48,8 +48,8 @@ class SharedLog(Protocol):
         """The position of the next record to come. Raises Unavailable."""
         ...
 
-    def seek(self, position: int) -> None:
-        """Read from there on."""
+    def seek(self, position: int, last: LogRecord | None = None) -> None:
+        """Read from there on; what is read follows `last`, if that is given, or LogTruncated is raised."""
 
     async def read(self) -> Sequence[LogRecord]:
         """The next records in order, at least one: waits for it, through any outage. Raises LogLost, LogTruncated."""

@@ -205,11 +205,11 @@ class Road:
     def heed(self, is_watched: Callable[[], bool]) -> None:
         """It is as far behind as `lag_s` says, whoever waits."""
 
-    def seek(self, position: int) -> None:
+    def seek(self, position: int, last: LogRecord | None = None) -> None:
         self._next = position
         self._handed.clear()
-        if self._last is not None and self._last.position != position - 1:
-            self._last = None
+        if last is not None or (self._last is not None and self._last.position != position - 1):
+            self._last = last
 
     @property
     def parts_at(self) -> int | None:

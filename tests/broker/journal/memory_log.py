@@ -52,6 +52,7 @@ class MemoryLog:
         self.old_records: list[LogRecord] | None = None
         self.late: list[bytes] = []
         self._next = 0
+        self._last: LogRecord | None = None  # that the next read is to follow
         self._is_truncated = False
 
     async def open(self) -> None:
@@ -68,8 +69,8 @@ class MemoryLog:
     def heed(self, is_watched: Callable[[], bool]) -> None:
         pass
 
-    def seek(self, position: int) -> None:
-        self._next = position
+    def seek(self, position: int, last: LogRecord | None = None) -> None:
+        self._next, self._last = position, last
 
     async def look_up(self, positions: Sequence[int]) -> Sequence[LogRecord | None]:
         await asyncio.sleep(0)
@@ -84,6 +85,9 @@ class MemoryLog:
             raise LogLost("the test has trimmed it")
         if self._is_truncated:
             raise LogTruncated("the test has truncated it")
+        last, self._last = self._last, None
+        if last is not None and last not in self.records.records:
+            raise LogTruncated("the test has put another record there")
         found = self.records.records[self._next - self.records.first :]
         self._next = self.records.end
         return found

@@ -198,6 +198,31 @@ async def test_log_that_lost_records_and_grew_again_while_a_node_was_down_is_tol
     assert again.quarantined
 
 
+async def test_log_that_loses_the_newest_record_of_a_store_while_that_is_opened_is_told_as_it_is_read_on(
+    entry: MakeEntry,
+) -> None:
+    """It was there when the start looked, and others came with it."""
+    records = Records()
+    async with nodes(1, records) as (node,):
+        await node.write(entry(1))
+        index, mark = node.index, node.mark
+        await node.write(entry(2), entry(3))
+    again = Node(records)
+    await again.journal.open(index, 0, mark)
+    del records.records[decode_mark(mark).position - 1 :]
+    async with nodes(1, records) as (other,):
+        await other.write(*map(entry, range(10, 15)))
+
+    async def read_on() -> None:
+        async for commit in again.journal.replay():
+            again.apply(commit)
+
+    with pytest.raises(Diverged, match="another record"):
+        await read_on()
+    assert again.quarantined
+    await again.journal.aclose()
+
+
 async def test_start_does_not_wait_for_what_the_log_lost_before_it_was_read(
     entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

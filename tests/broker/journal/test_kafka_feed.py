@@ -19,6 +19,18 @@ class Found(NamedTuple):
 MINE, THEIRS = LogRecord(0, 7, b"mine"), b"theirs"
 
 
+async def test_reader_that_goes_on_behind_a_record_that_it_did_not_read_last_looks_back_to_that_one() -> None:
+    """A start reads the newest record of its store, and what comes with it; the log may lose that before it goes on."""
+    feed = Feed(0)
+    feed.feed([Found(0), Found(1)])
+    feed.begin(1, MINE)
+    feed.doubt()
+    assert feed.look_back() == 0
+    feed.feed([Found(0, value=THEIRS), Found(1, value=THEIRS)])
+    with pytest.raises(LogTruncated, match="another record at position 0"):
+        await feed.some()
+
+
 async def test_record_confirmed_as_the_next_one_is_fed_once_though_it_is_read_too() -> None:
     feed = Feed(0)
     feed.note_end(1)
