@@ -29,6 +29,13 @@ def kept(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir()) if place.exists() else []
 
 
+async def make_one_with_another_due(node: Node) -> None:
+    await node.create()
+    await node.write()
+    await node.snapshot()
+    await node.write()
+
+
 async def test_snapshot_is_made_once_the_log_has_grown_enough_and_not_before(tmp_path: Path) -> None:
     async with Node(Records(), tmp_path / "a", tmp_path / "place") as node:
         await node.create()
@@ -138,10 +145,7 @@ async def test_node_trims_nothing_once_the_log_has_lost_what_it_has(
     """It read its snapshots back meanwhile, and did not know yet."""
     records = Records()
     async with Node(records, tmp_path / "a", tmp_path / "place") as node:
-        await node.create()
-        await node.write()
-        await node.snapshot()
-        await node.write()
+        await make_one_with_another_due(node)
         good = node.shelf.good
 
         def good_and_then_lost(*asked: Any) -> Any:
@@ -193,10 +197,7 @@ async def test_server_that_leads_no_more_is_not_asked_what_the_log_has(
     """It has what the log has lost. Nothing is trimmed, and nothing is given up, before one answers that leads."""
     records = Records()
     async with Node(records, tmp_path / "a", tmp_path / "place") as node:
-        await node.create()
-        await node.write()
-        await node.snapshot()
-        await node.write()
+        await make_one_with_another_due(node)
         node.log.old_records = [*records.records]
         while not node.maker.counts.failures:
             await node.maker.look()
@@ -221,10 +222,7 @@ async def test_trim_that_the_log_does_not_take_soon_is_given_up(
         await asyncio.Event().wait()
 
     async with Node(records, tmp_path / "a", tmp_path / "place") as node:
-        await node.create()
-        await node.write()
-        await node.snapshot()
-        await node.write()
+        await make_one_with_another_due(node)
         with monkeypatch.context() as election:
             election.setattr(node.log, "trim", until_somebody_leads)
             await node.snapshot()
