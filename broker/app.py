@@ -233,6 +233,7 @@ def _kafka(settings: Settings) -> tuple[Partitioned, list[SnapshotMaker]]:
     """A journal and a store for each partition of the topic, each store in a folder of its own."""
     try:
         from broker.journal.kafka import Kafka  # noqa: PLC0415 -- its client is an extra
+        from broker.journal.kafka_log import KafkaLog  # noqa: PLC0415 -- as above
         from broker.journal.kafka_topic import KafkaTopic  # noqa: PLC0415 -- as above
     except ModuleNotFoundError as error:
         raise StartError(f"{error}", "install streamfold[kafka]") from error
@@ -253,7 +254,7 @@ def _kafka(settings: Settings) -> tuple[Partitioned, list[SnapshotMaker]]:
     makers: list[SnapshotMaker] = []
     one_at_a_time = asyncio.Lock()
     for number in range(count):
-        data_dir, shared = DataDir(settings.data_dir / f"partition-{number}"), kafka.log(number)
+        data_dir, shared = DataDir(settings.data_dir / f"partition-{number}"), KafkaLog(kafka, number)
         journal = ClusterJournal(shared, partition=number, partitions=count, quarantine=data_dir.quarantine)
         shelf = _shelf(settings, number)
         restore = None if shelf is None else _restorer(shared, shelf, data_dir)

@@ -1,4 +1,4 @@
-"""The shared log on Apache Kafka: one topic, each of its partitions a `SharedLog`.
+"""A process's connection to Apache Kafka: one topic, each of its partitions a log (`kafka_log`).
 
 Kafka is asked for little: that a partition orders records and keeps them. No consumer group (every node reads all), no
 transactions, no idempotent producer (one that has lost its place stays lost; `broker.journal.cluster` makes late and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -79,10 +79,6 @@ class Kafka:
         self._looked_at = 0.0  # when the consumer was last asked, by the event loop's clock
         self._progress_at = 0.0  # when records last came, by the event loop's clock
         self._doubted_at: dict[int, float] = {}  # by partition: since when Kafka says to have less than it has told
-
-    def log(self, partition: int) -> KafkaLog:
-        """A partition's log, closed yet."""
-        return KafkaLog(self, partition)
 
     @property
     def events(self) -> Mapping[str, int]:
@@ -359,65 +355,3 @@ class Kafka:
                 await admin.delete_records({self.place(partition): RecordsToDelete(position)})
         except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
             raise Unavailable(f"Kafka has not dropped records: {told(error, _ANSWER_S_MAX)}") from error
-
-
-class KafkaLog:
-    """A `SharedLog`: one partition of the topic."""
-
-    def __init__(self, kafka: Kafka, partition: int) -> None:
-        self.feed = Feed(partition)
-        self._kafka = kafka
-        self._partition = partition
-
-    async def open(self) -> None:
-        """As in `SharedLog`."""
-        await self._kafka.open()
-
-    async def first(self) -> int:
-        """As in `SharedLog`."""
-        return await self._kafka.first(self._partition)
-
-    async def end(self) -> int:
-        """As in `SharedLog`."""
-        end = await self._kafka.end(self._partition)
-        self.feed.note_end(end)
-        return end
-
-    def seek(self, position: int, last: LogRecord | None = None) -> None:
-        """As in `SharedLog`."""
-        self.feed.begin(position, last)
-        self._kafka.join(self.feed)
-
-    async def read(self) -> Sequence[LogRecord]:
-        """As in `SharedLog`."""
-        await self.feed.some()
-        was_full = self.feed.is_full
-        records = self.feed.take()
-        if was_full:
-            self._kafka.resume(self.feed)
-        return records
-
-    async def look_up(self, positions: Sequence[int]) -> Sequence[LogRecord | None]:
-        """As in `SharedLog`."""
-        return await self._kafka.look_up(self._partition, positions)
-
-    def heed(self, is_watched: Callable[[], bool]) -> None:
-        """As in `SharedLog`."""
-        self.feed.is_watched = is_watched
-
-    async def append(self, data: bytes) -> int:
-        """As in `SharedLog`."""
-        return await self._kafka.append(self.feed, data)
-
-    async def trim(self, position: int) -> None:
-        """As in `SharedLog`."""
-        await self._kafka.trim(self._partition, position)
-
-    @property
-    def events(self) -> Mapping[str, int]:
-        """As in `SharedLog`. The connection is that of all partitions: the first one tells of it."""
-        return self._kafka.events if self._partition == 0 else {}
-
-    async def aclose(self, within_s: float = limits.DRAIN_S) -> None:
-        """As in `SharedLog`."""
-        await self._kafka.leave(self.feed, within_s)

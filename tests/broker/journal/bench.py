@@ -12,6 +12,7 @@ from broker.journal.cluster import ClusterJournal
 from broker.journal.durable import Write
 from broker.journal.file import FileJournal
 from broker.journal.kafka import Kafka
+from broker.journal.kafka_log import KafkaLog
 from broker.journal.kafka_topic import KafkaTopic
 from broker.journal.memory import MemoryJournal
 from broker.limits import SEGMENT_BYTES
@@ -96,7 +97,7 @@ class Bench:
 
     def make(self) -> Journal:
         if self.topic is not None:
-            return ClusterJournal(Kafka(self.topic).log(0), monotonic_ms=lambda: self.monotonic_ms)
+            return ClusterJournal(KafkaLog(Kafka(self.topic), 0), monotonic_ms=lambda: self.monotonic_ms)
         if self.engine == "cluster":
             return ClusterJournal(MemoryLog(self.records), monotonic_ms=lambda: self.monotonic_ms)
         if self.engine == "memory":
