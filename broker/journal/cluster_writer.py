@@ -11,6 +11,8 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from itertools import pairwise
 from typing import Final
 
 from broker import limits
@@ -100,8 +102,12 @@ class RecordWriter:
         return [proposed.entry for proposed in self._unseen.pop(number, ())]
 
     def has_missed(self, position: int) -> bool:
-        """Whether a record that was confirmed before `position` was not there when all before that was read."""
-        return any(place < position for place in self._places.values())
+        """Whether a record that was confirmed before `position` was not there when all before that was read.
+
+        Or a later one has been confirmed before it: then the log has lost records, and has yet to grow again.
+        """
+        places = self._places.values()
+        return any(place < position for place in places) or any(later <= place for place, later in pairwise(places))
 
     async def confirmed(self, position: int) -> None:
         """Return once the log has confirmed a record of ours at or behind `position`.
@@ -212,12 +218,19 @@ class RecordWriter:
             settling = self._next_number()
             self._unseen[settling] = ()
             position = await self._append(Envelope(self._boot, settling, log=self.log))
-            if position is not None:
-                await self._read_past(position)
+            if position is not None and await self._is_read(position):
                 return self._unseen.pop(number, None) is None
-            self._unseen.pop(settling, None)  # it may have been read, though nobody has confirmed it
+            self._unseen.pop(settling, None)  # it may be read yet, or have been, though nobody has confirmed it
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 -- it spreads load, it guards nothing
             pause_s = min(2 * pause_s, limits.SETTLE_PAUSE_S_MAX)
+
+    async def _is_read(self, position: int) -> bool:
+        """Whether what was confirmed there is read in time: it may be lost, and nobody else be there to write."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.CATCH_UP_S):
+                await self._read_past(position)
+                return True
+        return False
 
     def _still_wanted(self, proposed: Iterable[_Proposed]) -> tuple[_Proposed, ...]:
         """Those that somebody waits for; to write the others now would surprise whoever was told to try again."""

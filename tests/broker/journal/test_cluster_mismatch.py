@@ -241,6 +241,30 @@ async def test_start_does_not_wait_for_what_the_log_lost_before_it_was_read(
     await again.journal.aclose()
 
 
+async def test_record_that_settles_a_fate_and_is_lost_before_it_is_read_is_not_waited_for(
+    entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else is there to write as much again."""
+    monkeypatch.setattr("broker.limits.CATCH_UP_S", 0.1)
+    records = Records()
+    async with nodes(1, records) as (node,):
+        await node.write(entry(1))
+        end = records.end
+        node.log.readable.clear()
+        node.log.faults.append("unheard")
+        node.journal.propose(entry(2))
+
+        async def is_settled() -> bool:
+            return records.end == end + 2
+
+        await eventually(is_settled)
+        del records.records[-2:]
+        node.log.readable.set()
+        await until_stopped(node)
+        assert isinstance(node.heard.stopped[0], Diverged)
+        assert node.quarantined
+
+
 async def test_node_goes_on_where_its_store_stands_when_the_log_is_as_it_was(entry: MakeEntry) -> None:
     records = Records()
     async with nodes(1, records) as (node,):
